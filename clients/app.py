@@ -1,0 +1,80 @@
+"""The site's ClientApp: `clients.app:app`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.gate import gate
+from clients.site import Site
+from dp_risk import wire
+from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+
+
+def make_app(*, remember: bool = True) -> ClientApp:
+    """Return the ClientApp.
+
+    Parameters
+    ----------
+    remember : bool
+        Keep opened sites between messages of one process. Without it every message opens the site
+        from disk, as in a deployment where each message has a process of its own.
+    """
+
+    def open_path(folder: str) -> Site:
+        return Site.open(Path(folder))
+
+    opened = lru_cache(maxsize=None)(open_path) if remember else open_path
+
+    def site_of(context: Context) -> Site:
+        return opened(str(context.node_config["site"]))
+
+    app = ClientApp()
+    mods = [gate(site_of)]
+
+    def release(purpose: str, message: Message, context: Context) -> Message:
+        request = wire.read_request(message)
+        answer = site_of(context).answer(
+            plan_digest=str(request.values["plan"]),
+            purpose=purpose,
+            round=int(request.values["round"]),
+            request=request.digest,
+            weights=request.weights,
+        )
+        return Message(wire.release_record(answer), reply_to=message)
+
+    def statement(message: Message, context: Context) -> Message:
+        run = wire.read_request(message).values.get("run")
+        said = site_of(context).statement(run if isinstance(run, str) else None)
+        return Message(wire.statement_record(said), reply_to=message)
+
+    @app.query("status", mods=mods)
+    def status(message: Message, context: Context) -> Message:
+        return statement(message, context)
+
+    @app.query("enrol", mods=mods)
+    def enrol(message: Message, context: Context) -> Message:
+        plan = Plan.from_dict(wire.read_request(message).values["plan"])
+        site_of(context).enrol(plan)
+        return statement(message, context)
+
+    @app.query("close", mods=mods)
+    def close(message: Message, context: Context) -> Message:
+        site_of(context).ledger.close(str(wire.read_request(message).values["run"]))
+        return statement(message, context)
+
+    @app.query("counts", mods=mods)
+    def counts(message: Message, context: Context) -> Message:
+        return release(COUNTS, message, context)
+
+    @app.train(mods=mods)
+    def train(message: Message, context: Context) -> Message:
+        return release(TRAINING, message, context)
+
+    return app
+
+
+app = make_app()

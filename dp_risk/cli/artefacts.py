@@ -1,0 +1,195 @@
+"""Run folders: report and signed manifest."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from dp_risk.cli.training import load_model
+from dp_risk.data.coding import Coding
+from dp_risk.data.schema import Schema
+from dp_risk.models.additive import shapes
+from dp_risk.privacy.release import canonical
+from dp_risk.report.facts import build
+from dp_risk.report.render import render
+from dp_risk.types import ConfigurationError, VerificationError
+
+SCHEMA_VERSION = 1
+_MANIFEST = "manifest.json"
+
+
+def run_folder(asked: str | None, verb: str, job: int | None) -> Path:
+    """Return a new, empty run folder.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder holds something already.
+    """
+    if asked is None:
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = Path("runs") / f"{now}-{verb}"
+    else:
+        folder = Path(asked)
+    if job is not None:
+        folder = folder / str(job) if asked else folder.with_name(f"{folder.name}-{job}")
+    number, wanted = 1, folder
+    while asked is None and folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"run.dir: {folder} is not empty")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"run.dir: {folder}: {error.strerror}") from None
+    return folder
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove a run folder that nothing useful was written to when a run fails."""
+    try:
+        yield
+    except BaseException:
+        if not (folder / "run.json").exists():
+            for name in ("config.yaml", "rounds.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+def write_report(folder: Path, *, html: bool) -> None:
+    """Build `report.json` from the other artefacts and render it."""
+    record = read_json(folder / "run.json")
+    frontier = None
+    if (folder / "frontier.json").exists():
+        frontier = read_json(folder / "frontier.json")
+    about, weights = load_model(folder)
+    explanation: list[dict[str, Any]] = []
+    if about["model"] == "additive":
+        coding = Coding(schema=Schema.from_dict(about["schema"]))
+        explanation = shapes(weights, coding, float(about["options"]["value_scale"]))
+    rounds = []
+    if (folder / "rounds.jsonl").exists():
+        rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    report = build(
+        "frontier" if frontier else "run",
+        record,
+        frontier,
+        explanation,
+        (folder / "config.yaml").read_text(),
+        [line for line in rounds if line["auprc"] is not None or line["epsilon_spent"] is not None],
+    )
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    if html:
+        (folder / "report.html").write_text(render(report))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an artefact.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is missing, malformed, or of a newer version.
+    """
+    try:
+        data = json.loads(path.read_text())
+        version = data["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk") from None
+    if version > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{path}: version {version} is newer than this program understands ({SCHEMA_VERSION})"
+        )
+    return dict(data)
+
+
+def _signing_key() -> Ed25519PrivateKey:
+    """Return this user's signing key, made on first use."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    path = home / "dp-risk" / "signing.key"
+    if path.exists():
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
+    key = Ed25519PrivateKey.generate()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        handle.write(key.private_bytes_raw().hex())
+    return key
+
+
+def sign(folder: Path) -> None:
+    """Write `manifest.json`: digests of all other files, signed with this user's key."""
+    files = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _MANIFEST
+    }
+    body = {"schema_version": SCHEMA_VERSION, "files": files}
+    key = _signing_key()
+    public = key.public_key().public_bytes(
+        serialization.Encoding.Raw, serialization.PublicFormat.Raw
+    )
+    signed = {
+        **body,
+        "public_key": public.hex(),
+        "signature": base64.b64encode(key.sign(canonical(body))).decode(),
+    }
+    (folder / _MANIFEST).write_text(json.dumps(signed, indent=2) + "\n")
+
+
+def verify(folder: Path, keys: Path | None) -> list[str]:
+    """Check a run folder against its manifest; return what was and was not checked.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    keys : Path or None
+        File with the trusted public keys, one in hexadecimal a line, obtained separately.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first thing that does not hold.
+    """
+    manifest = read_json(folder / _MANIFEST)
+    files = manifest["files"]
+    there = {
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST
+    }
+    for name in sorted(set(files) | there):
+        if name not in there:
+            raise VerificationError(f"{folder / name}: missing")
+        if name not in files:
+            raise VerificationError(f"{folder / name}: not in the manifest")
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
+            raise VerificationError(f"{folder / name}: changed since it was signed")
+    body = {"schema_version": manifest["schema_version"], "files": files}
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(manifest["public_key"]))
+        public.verify(base64.b64decode(manifest["signature"]), canonical(body))
+    except (InvalidSignature, ValueError, KeyError):
+        raise VerificationError(f"{folder / _MANIFEST}: the signature does not hold") from None
+    lines = [f"{len(files)} files hold against the manifest, and its signature holds"]
+    if keys is None:
+        lines.append("integrity only: no keys given, so who signed is not checked (--keys FILE)")
+    elif manifest["public_key"] not in keys.read_text().split():
+        raise VerificationError(f"{folder / _MANIFEST}: signed by a key that is not in {keys}")
+    else:
+        lines.append("signed by a key that you trust")
+    lines.append("not checked: the sites' ledgers (dp-risk ledger verify SITE at each site)")
+    return lines

@@ -1,0 +1,159 @@
+"""From Hydra overrides to checked settings, with one line for every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from dp_risk.cli.settings import Frontier, RunFolder, Settings, Sites
+from dp_risk.models import REGISTRY
+from dp_risk.types import ConfigurationError
+
+_GROUPS = ("data", "partition", "model", "federation", "grid", "evaluation", "report")
+
+
+def settings(overrides: Sequence[str]) -> Settings:
+    """Compose the configuration and build every group.
+
+    Raises
+    ------
+    ConfigurationError
+        One line: which key, and what is wrong with it.
+    """
+    config = _compose(overrides)
+    built = {name: _build(config, name) for name in _GROUPS}
+    privacy_class, fields = _checked(config, "privacy", missing="epsilon")
+    privacy = None
+    if not OmegaConf.is_missing(fields, "epsilon"):
+        privacy = privacy_class(**OmegaConf.to_container(fields))
+    model = built.pop("model")
+    names = {cls: name for name, cls in REGISTRY.items()}
+    seed = config.get("seed")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigurationError(f"seed: {seed!r} is not a whole number")
+    return Settings(
+        **built,
+        model_name=names[type(model)],
+        model_options=dataclasses.asdict(model),
+        privacy=privacy,
+        privacy_fields={"class": privacy_class, "fields": fields},
+        run=_build(config, "run", RunFolder),
+        sites=_build(config, "sites", Sites),
+        frontier=_build(config, "frontier", Frontier),
+        seed=seed,
+        yaml=_yaml(config),
+    )
+
+
+def with_privacy(base: Settings, *, seed: int, **changes: Any) -> Settings:
+    """Return settings of one run of a frontier: other privacy fields and another public seed."""
+    fields = dict(base.privacy_fields["fields"])
+    fields.update(changes)
+    privacy = base.privacy_fields["class"](**fields)
+    partition = base.partition
+    if hasattr(partition, "seed"):
+        partition = dataclasses.replace(partition, seed=seed)
+    return dataclasses.replace(base, privacy=privacy, seed=seed, partition=partition)
+
+
+def sweep(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Yield one list of overrides for every job of a `-m` sweep (Hydra's grammar).
+
+    Raises
+    ------
+    ConfigurationError
+        On an override that does not parse.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        choices = []
+        for override in parsed:
+            if override.is_sweep_override():
+                key = override.get_key_element()
+                choices.append([f"{key}={v}" for v in override.sweep_string_iterator()])
+            else:
+                choices.append([str(override.input_line)])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_line(error)) from None
+    yield from (list(job) for job in itertools.product(*choices))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_line(error)) from None
+
+
+def _checked(config: DictConfig, name: str, missing: str = "") -> tuple[Any, DictConfig]:
+    """Return the class of a group and its fields, merged into the class's own types."""
+    node = config[name]
+    try:
+        cls = get_class(node["_target_"])
+    except Exception:
+        raise ConfigurationError(f"{name}: no such kind of {name}") from None
+    return cls, _merged(cls, node, name, missing)
+
+
+def _merged(cls: Any, node: DictConfig, name: str, missing: str = "") -> DictConfig:
+    schema = OmegaConf.structured(cls)
+    # Frozen classes make read-only nodes.
+    OmegaConf.set_readonly(schema, False)
+    for key in node:
+        if key == "_target_":
+            continue
+        try:
+            if OmegaConf.is_missing(node, key):
+                if key != missing:
+                    raise ConfigurationError(f"{name}.{key} is required")
+                continue
+            value = node[key]
+        except MissingMandatoryValue:
+            raise ConfigurationError(
+                f"{name}.{key} is required: a key that it takes is missing"
+            ) from None
+        except OmegaConfBaseException as error:
+            raise ConfigurationError(f"{name}.{key}: {_line(error)}") from None
+        try:
+            schema[key] = value
+        except OmegaConfBaseException as error:
+            raise ConfigurationError(f"{name}.{key}: {_line(error)}") from None
+    return schema
+
+
+def _build(config: DictConfig, name: str, cls: Any = None) -> Any:
+    if cls is None:
+        cls, fields = _checked(config, name)
+    else:
+        fields = _merged(cls, config[name], name)
+    values = OmegaConf.to_container(fields, resolve=True)
+    assert isinstance(values, dict)
+    try:
+        return cls(**values)
+    except ConfigurationError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+
+
+def _yaml(config: DictConfig) -> str:
+    try:
+        return OmegaConf.to_yaml(config, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_yaml(config)
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__

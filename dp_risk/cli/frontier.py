@@ -1,0 +1,197 @@
+"""Utility against epsilon: many runs over public data, with baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clients.site import Site
+from dp_risk.cli import artefacts, training
+from dp_risk.cli.compose import with_privacy
+from dp_risk.cli.display import console, progress, table
+from dp_risk.cli.settings import Settings
+from dp_risk.cli.simulate import make_sites
+from dp_risk.data.coding import Coded, Coding
+from dp_risk.evaluation import baselines
+from dp_risk.evaluation.metrics import auprc, auroc
+from dp_risk.types import Refused, Split, Trust
+
+SCHEMA_VERSION = 1
+_NON_PRIVATE_ROUNDS = 300
+
+
+def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
+    """Run every point of the frontier and write the report.
+
+    Every point has fresh simulated sites, because the points together would exceed any budget.
+
+    Raises
+    ------
+    Refused
+        If the data is not public.
+    """
+    if not settings.data.public:
+        raise Refused(
+            "frontier: refused: the runs of a frontier compose to a large epsilon, so it runs only "
+            "where every site's policy declares its data public (data.public=true); use train"
+        )
+    started = time.monotonic()
+    points: list[dict[str, Any]] = []
+    compared: list[dict[str, Any]] = []
+    shown: tuple[float, Path] | None = None
+    show = console()
+    with tempfile.TemporaryDirectory(prefix="dp-risk-") as scratch:
+        for number, (trust, epsilon, seed) in enumerate(_points(settings)):
+            name = f"epsilon {'none' if epsilon is None else format(epsilon, 'g')}, seed {seed}"
+            one = _point(settings, trust, epsilon, seed)
+            record, place = _train(one, Path(scratch), number, name, as_json=as_json)
+            utility = record["utility"]
+            points.append(
+                {
+                    "trust": record["trust"],
+                    "model": record["model"],
+                    "epsilon": epsilon,
+                    "seed": seed,
+                    "auroc": utility["auroc"]["value"],
+                    "auprc": utility["auprc"]["value"],
+                    "seconds": record["seconds"],
+                }
+            )
+            if not as_json:
+                show.print(
+                    f"{name:<22} AUROC {points[-1]['auroc']:.4f}  AUPRC {points[-1]['auprc']:.4f}  "
+                    f"{record['seconds']:.1f} s"
+                )
+            # The run nearest to epsilon 1 stands for the rest in the report's details.
+            if epsilon is not None and seed == settings.frontier.seeds[0]:
+                distance = abs(epsilon - 1.0)
+                if shown is None or distance < shown[0]:
+                    shown = (distance, place)
+        if shown is None:
+            shown = (0.0, Path(scratch) / "run-0")
+        if settings.frontier.baselines:
+            for seed in settings.frontier.seeds:
+                compared += _baselines(settings, seed, Path(scratch), as_json=as_json)
+        for item in shown[1].iterdir():
+            shutil.copy2(item, folder / item.name)
+    (folder / "config.yaml").write_text(settings.yaml)
+    frontier = {
+        "schema_version": SCHEMA_VERSION,
+        "points": points,
+        "baselines": compared,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (folder / "frontier.json").write_text(json.dumps(frontier, indent=2) + "\n")
+    artefacts.write_report(folder, html=settings.report.html)
+    artefacts.sign(folder)
+    show.print()
+    show.print(_summary(points, compared))
+    show.print(f"\n{frontier['seconds']:.0f} s in all; report: {folder / 'report.html'}")
+
+
+def _points(settings: Settings) -> Iterator[tuple[str, float | None, int]]:
+    for epsilon in settings.frontier.epsilons:
+        trusts = [Trust.NONE.value] if epsilon is None else settings.frontier.trusts
+        for trust in trusts:
+            for seed in settings.frontier.seeds:
+                yield trust, epsilon, seed
+
+
+def _point(settings: Settings, trust: str, epsilon: float | None, seed: int) -> Settings:
+    one = with_privacy(settings, seed=seed, trust=trust, epsilon=epsilon)
+    if epsilon is None and one.federation.rounds is None:
+        rounds = dataclasses.replace(one.federation, rounds=_NON_PRIVATE_ROUNDS)
+        one = dataclasses.replace(one, federation=rounds)
+    return one
+
+
+def _train(
+    settings: Settings, scratch: Path, number: int | str, title: str, *, as_json: bool
+) -> tuple[dict[str, Any], Path]:
+    place = scratch / f"run-{number}"
+    place.mkdir()
+    asked = settings.asked.epsilon or 1.0
+    sites = make_sites(settings, scratch / f"sites-{number}", lifetime_epsilon=2 * asked + 2)
+    with progress(title, as_json=as_json) as step:
+        record = training.run(settings, place, sites, step)
+    return record, place
+
+
+def _baselines(
+    settings: Settings, seed: int, scratch: Path, *, as_json: bool
+) -> Iterator[dict[str, Any]]:
+    one = _point(settings, Trust.NONE, None, seed)
+    folders = make_sites(one, scratch / f"sites-baseline-{seed}", lifetime_epsilon=10.0)
+    sites = [Site.open(folder) for folder in folders]
+    train = [site.shard.coded(Split.TRAIN) for site in sites]
+    holdout = training.concatenate([site.shard.coded(Split.HOLDOUT) for site in sites])
+    coding = Coding(schema=one.data.load_schema())
+    pooled = training.concatenate(train)
+
+    def line(name: str, epsilon: float | None, scores: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "epsilon": epsilon,
+            "seed": seed,
+            "auroc": auroc(holdout.labels, scores),
+            "auprc": auprc(holdout.labels, scores),
+        }
+
+    yield line("logistic", None, baselines.logistic(pooled, holdout, coding, seed))
+    boosted = baselines.gradient_boosting(pooled, holdout, coding, seed)
+    yield line("gradient_boosting", None, boosted)
+    alone = [line("site_alone", None, s) for s in _alone(train, holdout, coding, seed)]
+    mean = {key: statistics.fmean(a[key] for a in alone) for key in ("auroc", "auprc")}
+    yield {"name": "site_alone", "epsilon": None, "seed": seed, **mean}
+    pool = dataclasses.replace(settings.federation, sites=1)
+    for epsilon in settings.frontier.epsilons:
+        if epsilon is None:
+            continue
+        together = dataclasses.replace(settings, federation=pool)
+        together = with_privacy(together, seed=seed, trust=Trust.LOCAL, epsilon=epsilon)
+        name = f"pooled-{epsilon}-{seed}"
+        record, _ = _train(
+            together, scratch, name, f"pooled, epsilon {epsilon:g}, seed {seed}", as_json=as_json
+        )
+        yield {
+            "name": "pooled_dp",
+            "epsilon": epsilon,
+            "seed": seed,
+            "auroc": record["utility"]["auroc"]["value"],
+            "auprc": record["utility"]["auprc"]["value"],
+        }
+
+
+def _alone(train: list[Coded], holdout: Coded, coding: Coding, seed: int) -> list[Any]:
+    return list(baselines.site_alone(train, holdout, coding, seed))
+
+
+def _summary(points: list[dict[str, Any]], compared: list[dict[str, Any]]) -> Any:
+    groups: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for point in points:
+        name = "non-private" if point["epsilon"] is None else str(point["trust"])
+        groups.setdefault((f"federated, {name}", point["epsilon"]), []).append(point)
+    for baseline in compared:
+        groups.setdefault((baseline["name"], baseline["epsilon"]), []).append(baseline)
+    rows = [
+        [
+            name,
+            "none" if epsilon is None else f"{epsilon:g}",
+            statistics.fmean(p["auroc"] for p in group),
+            statistics.fmean(p["auprc"] for p in group),
+            len(group),
+        ]
+        for (name, epsilon), group in groups.items()
+    ]
+    return table(
+        "Utility against epsilon, means over seeds",
+        ["", "epsilon", "AUROC", "AUPRC", "seeds"],
+        rows,
+    )

@@ -1,0 +1,329 @@
+"""`dp-risk`: verbs, exit codes and messages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dp_risk import __version__
+from dp_risk.types import ConfigurationError, DpRiskError
+
+if TYPE_CHECKING:
+    from dp_risk.cli.settings import Settings
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+_INTERRUPTED = 130
+_EXAMPLES = """examples:
+  dp-risk plan privacy.epsilon=1
+  dp-risk train privacy.epsilon=1
+  dp-risk frontier +experiment=demo
+  dp-risk train -m privacy.epsilon=1,2 seed=0,1
+
+exit codes: 0 done, 1 internal error, 2 bad configuration or unreadable source, 3 refused by a
+budget or policy, 4 federation failure, 5 verification failed, 130 interrupted (charges kept)
+"""
+_CONFIGURED = {
+    "plan": ("what an epsilon costs, before any data is touched", "privacy.epsilon=1"),
+    "train": ("one federated run", "privacy.epsilon=1 data=adult federation.sites=10"),
+    "frontier": (
+        "utility against epsilon over many runs, on public data",
+        "+experiment=demo frontier.seeds=[0]",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _logging(verbose=getattr(options, "verbose", False))
+    try:
+        options.act(options)
+    except DpRiskError as error:
+        print(f"dp-risk: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "dp-risk: interrupted; charges are kept and rounds that never ran are given back; run "
+            "the same command to start anew with what is left",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if getattr(options, "verbose", False):
+            raise
+        print(f"dp-risk: internal error: {type(error).__name__} (-v shows more)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="dp-risk",
+        description="Risk models across data holders, with one honest epsilon.",
+        epilog=_EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"dp-risk {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (what, example) in _CONFIGURED.items():
+        verb = verbs.add_parser(
+            name,
+            help=what,
+            description=what,
+            epilog=f"example:\n  dp-risk {name} {example}",
+            formatter_class=raw,
+        )
+        verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+        verb.add_argument("-m", "--multirun", action="store_true", help="sweep, as Hydra's -m")
+        verb.add_argument("-v", "--verbose", action="store_true", help="logs and tracebacks")
+        verb.add_argument("--log-json", action="store_true", help="progress as JSON lines")
+        if name == "plan":
+            verb.add_argument("--units", type=int, help="public number of training units")
+            verb.add_argument("--out", type=Path, default=Path("plan.json"), help="plan.json")
+        verb.set_defaults(act=_configured)
+    _paths(verbs)
+    return parser
+
+
+def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs that take paths and flags."""
+
+    def add(
+        under: argparse._SubParsersAction[argparse.ArgumentParser],
+        name: str,
+        what: str,
+        example: str,
+    ) -> argparse.ArgumentParser:
+        verb = under.add_parser(
+            name,
+            help=what,
+            description=what,
+            epilog=f"example:\n  dp-risk {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_argument("-v", "--verbose", action="store_true", help="logs and tracebacks")
+        return verb
+
+    verb = add(verbs, "score", "scores with reasons for new rows", "score runs/mine new.csv")
+    verb.add_argument("run", type=Path, metavar="RUN")
+    verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
+    verb.add_argument("--out", type=Path, help="Parquet file (default: FILE.scores.parquet)")
+    verb.set_defaults(act=_score)
+
+    verb = add(verbs, "report", "render a run's report again and sign it", "report runs/mine")
+    verb.add_argument("run", type=Path, metavar="RUN")
+    verb.set_defaults(act=_report)
+
+    verb = add(verbs, "verify", "check a run's digests and signature", "verify runs/mine")
+    verb.add_argument("run", type=Path, metavar="RUN")
+    verb.add_argument("--keys", type=Path, help="trusted public keys, one in hexadecimal a line")
+    verb.set_defaults(act=_verify)
+
+    data = add(verbs, "data", "look at a source, draft a schema", "data schema mine.csv")
+    kinds = data.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    verb = add(kinds, "schema", "draft a schema: names and types only", "data schema mine.csv")
+    verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
+    verb.add_argument("--out", type=Path, help="YAML file (default: FILE's name + .schema.yaml)")
+    verb.set_defaults(act=_data_schema)
+    verb = add(kinds, "describe", "columns and their types, nothing else", "data describe mine.csv")
+    verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
+    verb.set_defaults(act=_data_describe)
+
+    ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
+    kinds = ledger.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    verb = add(kinds, "show", "spent, left and history", "ledger show runs/sites/mine/site-00")
+    verb.add_argument("site", type=Path, metavar="SITE", help="the site's folder")
+    verb.add_argument("--json", action="store_true", help="as JSON")
+    verb.set_defaults(act=_ledger_show)
+    verb = add(kinds, "verify", "check the chain", "ledger verify runs/sites/mine/site-00")
+    verb.add_argument("site", type=Path, metavar="SITE", help="the site's folder")
+    verb.set_defaults(act=_ledger_verify)
+
+
+def _logging(*, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+    for noisy in ("absl", "flwr", "opacus", "hydra"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _configured(options: argparse.Namespace) -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    from dp_risk.cli.compose import settings, sweep
+
+    jobs = list(sweep(options.overrides)) if options.multirun else [options.overrides]
+    worst: DpRiskError | None = None
+    for number, overrides in enumerate(jobs):
+        try:
+            job = number if options.multirun else None
+            if options.multirun:
+                print(f"job {number}: {' '.join(overrides)}", flush=True)
+            _one(options, settings(overrides), job)
+        except DpRiskError as error:
+            if not options.multirun:
+                raise
+            print(f"dp-risk: job {number}: {error}", file=sys.stderr)
+            if worst is None or error.exit_code > worst.exit_code:
+                worst = error
+    if worst is not None:
+        raise worst
+
+
+def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> None:
+    from dp_risk.cli import artefacts, frontier, plan, simulate, training
+    from dp_risk.cli.display import console, progress
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    if options.verb == "plan":
+        units = options.units
+        if units is None and settings.data.path is None:
+            units = simulate.declared_units(settings)
+        plan.show(settings, units, options.out)
+        return
+    if options.verb == "frontier":
+        settings.data.load_schema()
+        folder = artefacts.run_folder(settings.run.dir, options.verb, job)
+        with artefacts.removed_if_empty(folder):
+            frontier.run(settings, folder, as_json=options.log_json)
+        return
+    asked = settings.asked
+    settings.data.load_schema()
+    place = simulate.federation_folder(settings)
+    with simulate.locked(place):
+        sites = simulate.make_sites(
+            settings, place, lifetime_epsilon=settings.sites.lifetime_epsilon
+        )
+        folder = artefacts.run_folder(settings.run.dir, options.verb, job)
+        with artefacts.removed_if_empty(folder):
+            with progress("training", as_json=options.log_json) as step:
+                record = training.run(settings, folder, sites, step)
+            artefacts.write_report(folder, html=settings.report.html)
+            artefacts.sign(folder)
+    screen = console()
+    if asked.epsilon is not None:
+        worst = max(record["sites"], key=lambda site: float(site["lifetime_used"]))
+        screen.print(
+            f"run: epsilon {record['epsilon_spent']:.4g} at each of {len(record['sites'])} sites "
+            f"(delta {asked.delta:g})\n"
+            f"lifetime: epsilon {worst['epsilon_lifetime']:.4g} of "
+            f"{worst['epsilon_lifetime_budget']:g}, {worst['lifetime_used']:.0%} of the filter used"
+        )
+    utility = record["utility"]
+    if utility is None:
+        screen.print("no utility: the data is not public, and no estimate was charged")
+    else:
+        for name in ("auroc", "auprc"):
+            e = utility[name]
+            screen.print(f"{name.upper()} {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})")
+    screen.print(f"{record['seconds']:.1f} s; report: {folder / 'report.html'}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from dp_risk.cli.score import score
+
+    out = options.out or options.file.with_name(options.file.name + ".scores.parquet")
+    rows = score(options.run, options.file, out)
+    print(f"{rows} rows scored: {out}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from dp_risk.cli.artefacts import read_json, sign
+    from dp_risk.report.render import render
+
+    report = read_json(options.run / "report.json")
+    (options.run / "report.html").write_text(render(report))
+    sign(options.run)
+    print(f"written: {options.run / 'report.html'}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from dp_risk.cli.artefacts import verify
+
+    for line in verify(options.run, options.keys):
+        print(line)
+
+
+def _data_schema(options: argparse.Namespace) -> None:
+    from dp_risk.data.source import schema_draft
+
+    out = options.out or options.file.with_suffix(".schema.yaml")
+    if out.exists():
+        raise ConfigurationError(f"{out}: exists already; remove it or use --out")
+    out.write_text(schema_draft(options.file))
+    print(f"written: {out}; fill in bounds, values and the label before training")
+
+
+def _data_describe(options: argparse.Namespace) -> None:
+    from dp_risk.data.source import column_names
+
+    print("\n".join(column_names(options.file)))
+
+
+def _ledger_show(options: argparse.Namespace) -> None:
+    from dp_risk.privacy.ledger import Ledger
+
+    ledger = Ledger.open(options.site / "ledger.sqlite")
+    state, account = ledger.state, ledger.account
+    entries = [
+        {"sequence": e.sequence, "time": e.time, "kind": e.kind, **e.body} for e in ledger.entries()
+    ]
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "dataset": account.dataset,
+                    "split": account.split,
+                    "unit": account.unit,
+                    "adjacency": account.adjacency,
+                    "delta": account.delta,
+                    "lifetime_epsilon": account.lifetime_epsilon,
+                    "spent_epsilon": state.spent_epsilon,
+                    "left_epsilon": state.left_epsilon,
+                    "filter_order": ledger.filter.order,
+                    "head": state.head,
+                    "open_run": state.open_run,
+                    "entries": entries,
+                },
+                indent=2,
+            )
+        )
+        return
+    print(
+        f"{account.dataset}/{account.split}: lifetime epsilon {state.spent_epsilon:.4g} of "
+        f"{account.lifetime_epsilon:g} spent, {state.left_epsilon:.4g} left (Renyi filter at order "
+        f"{ledger.filter.order}; delta {account.delta:g}, unit {account.unit}, {account.adjacency})"
+    )
+    for e in entries:
+        if e["kind"] in ("open", "reserve", "close"):
+            spent = ledger.filter.epsilon(float(e["filter"]))
+            run = f"run {e['run']}" if "run" in e else ""
+            print(f"{e['sequence']:6d}  {e['time'][:19]}  {e['kind']:<8} {run:<22} {spent:.4g}")
+    print(f"{state.entries} entries; head {state.head}")
+
+
+def _ledger_verify(options: argparse.Namespace) -> None:
+    from dp_risk.privacy.ledger import Ledger
+
+    ledger = Ledger.open(options.site / "ledger.sqlite")
+    print(f"{ledger.verify()} entries hold; head {ledger.state.head}")
+    print("not checked: whether an older copy was restored (compare heads with the server's)")

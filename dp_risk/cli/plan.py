@@ -1,0 +1,100 @@
+"""`dp-risk plan`: what an epsilon costs, before any data is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from dp_risk import models
+from dp_risk.cli.display import console, table
+from dp_risk.cli.settings import Settings
+from dp_risk.data.coding import Coding
+from dp_risk.privacy.accounting import Event, Filter, epsilon
+from dp_risk.privacy.dpsgd import dimension
+from dp_risk.privacy.planning import Noise, check_delta, choose_noise
+from dp_risk.types import Trust
+
+SCHEMA_VERSION = 1
+_TABLE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def show(settings: Settings, units: int | None, out: Path) -> None:
+    """Print the plan and its costs, and write `plan.json`.
+
+    Parameters
+    ----------
+    settings : Settings
+        The checked configuration.
+    units : int or None
+        Public number of training units over all sites; None when sizes are private.
+    out : Path
+        Where `plan.json` goes.
+    """
+    asked = settings.asked
+    if units is not None and asked.trust != Trust.NONE:
+        check_delta(asked.delta, units, where="--units")
+    coding = Coding(schema=settings.data.load_schema())
+    module = models.build(settings.model_name, settings.model_options, coding, settings.seed)
+    targets = sorted({*_TABLE, asked.epsilon} - {None}, key=lambda e: float(e or 0))
+    filter = Filter.open(settings.sites.lifetime_epsilon, asked.delta)
+    rows, lines = [], []
+    for target in targets:
+        privacy = dataclasses.replace(asked, epsilon=target, trust=Trust.LOCAL)
+        noise = choose_noise(
+            privacy,
+            units=units,
+            rounds=settings.federation.rounds,
+            steps_per_round=settings.federation.steps_per_round,
+        )
+        line = _line(noise, settings, filter, asked.delta)
+        lines.append({"epsilon": target, **line})
+        mark = "*" if target == asked.epsilon else ""
+        rows.append(
+            [f"{target:g}{mark}", line["sigma"], line["q"], line["steps"], line["epsilon_run"],
+             line["epsilon_rdp"], line["epsilon_lifetime"]]
+        )  # fmt: skip
+    head = ["epsilon", "sigma", "q", "steps", "run cost (PLD)", "run cost (RDP)", "lifetime cost"]
+    screen = console()
+    screen.print(table("Cost of one run at a site", head, rows))
+    known = "sizes are released with noise" if units is None else f"{units} training units declared"
+    screen.print(
+        f"\ndelta {asked.delta:g}; {known}; {dimension(module)} coordinates; lifetime cost is by the "
+        f"Renyi filter at order {filter.order}, of a budget of {filter.lifetime_epsilon:g}"
+    )
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "delta": asked.delta,
+        "epsilon": asked.epsilon,
+        "units": units,
+        "dimension": dimension(module),
+        "filter_order": filter.order,
+        "lifetime_epsilon": filter.lifetime_epsilon,
+        "plans": lines,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(data, indent=2) + "\n")
+    screen.print(f"written: {out}")
+
+
+def _line(noise: Noise, settings: Settings, filter: Filter, delta: float) -> dict[str, Any]:
+    steps = noise.rounds * settings.federation.steps_per_round
+    events = [
+        Event(
+            noise_multiplier=noise.noise_multiplier, sampling_rate=noise.sampling_rate, count=steps
+        )
+    ]
+    if noise.counts_noise:
+        events.append(Event(noise_multiplier=noise.counts_noise))
+    orders = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+    filters = [Filter(lifetime_epsilon=1.0, delta=delta, order=order) for order in orders]
+    return {
+        "sigma": noise.noise_multiplier,
+        "q": noise.sampling_rate,
+        "steps": steps,
+        "counts_noise": noise.counts_noise or None,
+        "epsilon_run": epsilon(events, delta),
+        "epsilon_rdp": min(f.epsilon(sum(f.cost(e) for e in events)) for f in filters),
+        "epsilon_lifetime": filter.epsilon(sum(filter.cost(e) for e in events)),
+    }

@@ -1,0 +1,114 @@
+"""What the command line itself is told (small configuration groups)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dp_risk.data.settings import Data
+from dp_risk.privacy.planning import Privacy
+from dp_risk.types import ConfigurationError, Trust
+from server.job import Federation
+
+
+@dataclass(frozen=True, kw_only=True)
+class InProcess:
+    """The in-process grid; `amnesia` forgets every site between two messages."""
+
+    amnesia: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How exact metrics on public data are made; `bootstrap` resamples give the intervals."""
+
+    bootstrap: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bootstrap <= 100_000:
+            raise ConfigurationError(f"evaluation.bootstrap: {self.bootstrap} is not in 1..100000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Whether `report.html` is written."""
+
+    html: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The run folder; None makes one."""
+
+    dir: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sites:
+    """Where simulated sites live, and the lifetime budget of a new one."""
+
+    dir: str
+    lifetime_epsilon: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lifetime_epsilon) and self.lifetime_epsilon > 0):
+            raise ConfigurationError(
+                f"sites.lifetime_epsilon: {self.lifetime_epsilon} is not above 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """Which runs make a frontier; an epsilon of None is a run without privacy."""
+
+    epsilons: list[float | None]
+    seeds: list[int]
+    trusts: list[str]
+    baselines: bool
+
+    def __post_init__(self) -> None:
+        if not self.epsilons or not self.seeds or not self.trusts:
+            raise ConfigurationError("frontier: epsilons, seeds and trusts must not be empty")
+        for epsilon in self.epsilons:
+            if epsilon is not None and not (math.isfinite(epsilon) and epsilon > 0):
+                raise ConfigurationError(f"frontier.epsilons: {epsilon} is not above 0")
+        for trust in self.trusts:
+            if trust != Trust.LOCAL:
+                raise ConfigurationError(f"frontier.trusts: {trust} is not built yet; use local")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole configuration, checked."""
+
+    data: Data
+    partition: Any
+    model_name: str
+    model_options: dict[str, Any]
+    privacy: Privacy | None
+    privacy_fields: dict[str, Any]
+    federation: Federation
+    grid: InProcess
+    evaluation: Evaluation
+    report: Report
+    run: RunFolder
+    sites: Sites
+    frontier: Frontier
+    seed: int
+    yaml: str
+
+    @property
+    def asked(self) -> Privacy:
+        """The privacy settings of a single run.
+
+        Raises
+        ------
+        ConfigurationError
+            If epsilon was not given.
+        """
+        if self.privacy is None:
+            raise ConfigurationError(
+                "privacy.epsilon is required: say how much privacy, for example privacy.epsilon=1"
+            )
+        return self.privacy

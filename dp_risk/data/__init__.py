@@ -1,0 +1,1 @@
+"""Data: public schemas, the coding of rows, sources, splits and partitions."""

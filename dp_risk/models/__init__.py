@@ -1,0 +1,48 @@
+"""Model families: one file each, and the closed registry of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dp_risk.data.coding import Coding
+from dp_risk.models.additive import Additive
+from dp_risk.models.mlp import Mlp
+from dp_risk.types import ConfigurationError
+
+
+class Model(Protocol):
+    """The public constructor of a module: it sees the coding, never the data."""
+
+    def build(self, coding: Coding) -> nn.Module:
+        """Return a module whose forward takes (codes, values) and returns logits, shape (n,)."""
+        ...
+
+
+REGISTRY: Mapping[str, type[Model]] = {"additive": Additive, "mlp": Mlp}
+
+
+def create(name: str, options: Mapping[str, Any]) -> Model:
+    """Return a model by its name in the registry.
+
+    Raises
+    ------
+    ConfigurationError
+        On an unknown name or options that do not fit.
+    """
+    if name not in REGISTRY:
+        raise ConfigurationError(f"model: {name!r} is not one of {', '.join(REGISTRY)}")
+    try:
+        return REGISTRY[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"model {name}: {error}") from None
+
+
+def build(name: str, options: Mapping[str, Any], coding: Coding, seed: int) -> nn.Module:
+    """Return a freshly initialised float64 module; the seed is public."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create(name, options).build(coding).double()

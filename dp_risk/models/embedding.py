@@ -1,0 +1,42 @@
+"""Sums of code embeddings: the first layer of every model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dp_risk.data.coding import Coding
+
+
+class CodeSum(nn.Module):
+    """Sum over slots of an embedding row, plus a linear map of the values.
+
+    Code 0 means "nothing here": it is masked, so its row gets no gradient and costs no clip norm.
+
+    Parameters
+    ----------
+    coding : Coding
+        Number of codes and values.
+    width : int
+        Size of the output.
+    std : float
+        Standard deviation of the initial weights; 0 starts at zero.
+    """
+
+    def __init__(self, coding: Coding, *, width: int, linear: bool, std: float) -> None:
+        super().__init__()
+        self.codes = nn.Embedding(coding.n_codes, width) if coding.slots else None
+        self.values = nn.Linear(coding.n_values, width, bias=False) if linear else None
+        for layer in (self.codes, self.values):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=std) if std else nn.init.zeros_(layer.weight)
+
+    def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Return shape (n, width) for codes (n, slots) and values (n, n_values)."""
+        parts = []
+        if self.codes is not None:
+            rows = self.codes(codes) * (codes != 0).unsqueeze(-1)
+            parts.append(rows.sum(1))
+        if self.values is not None:
+            parts.append(self.values(values))
+        return sum(parts[1:], parts[0])

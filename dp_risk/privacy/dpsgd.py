@@ -1,0 +1,227 @@
+"""DP-SGD steps through Opacus (Abadi et al. 2016, Algorithm 1), as a mechanism.
+
+Opacus computes per-unit gradients and owns the step; clipping and summing happen in float64 with
+non-finite units contributing zero, and the noise is integer noise on a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import nn
+
+from dp_risk.privacy.accounting import Event
+from dp_risk.privacy.mechanism import Arrays
+from dp_risk.privacy.noise import Grid
+from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.sampling import poisson_sample
+
+# Clipping aims a hair below the bound, so that float64 rounding cannot exceed it.
+_CLIP_MARGIN = 1 - 1e-6
+_PHYSICAL_BATCH = 4096
+
+
+class Units(Protocol):
+    """Private units: anything indexable by unit."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: NDArray[np.int64]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Return the model's inputs and the labels of some units."""
+        ...
+
+
+class _GridOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with float64 clipping and noise on a grid."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_norm: float,
+        grid: Grid | None,
+        randomness: Randomness,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=grid.noise_multiplier if grid else 0.0,
+            max_grad_norm=clip_norm,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._grid = grid
+        self._randomness = randomness
+
+    def clip_and_accumulate(self) -> None:
+        gradients = [p.grad_sample.to(torch.float64) for p in self.params]
+        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+        finite = torch.isfinite(squares)
+        bound = self.max_grad_norm * _CLIP_MARGIN
+        factor = (bound / squares.sqrt().clamp(min=1e-300)).clamp(max=1.0)
+        if self._grid is None:
+            factor = torch.ones_like(factor)
+        factor = torch.where(finite, factor, 0.0)
+        for p, g in zip(self.params, gradients, strict=True):
+            g = torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
+            clipped = torch.tensordot(factor, g, dims=1)
+            p.summed_grad = clipped if p.summed_grad is None else p.summed_grad + clipped
+            p.grad_sample = None
+
+    def add_noise(self) -> None:
+        sums = [p.summed_grad for p in self.params]
+        flat = torch.cat([s.flatten() for s in sums]).numpy()
+        if self._grid is not None:
+            flat = self._grid.release(flat, self._randomness)
+        start = 0
+        for p in self.params:
+            part = flat[start : start + p.numel()]
+            p.grad = torch.from_numpy(part).to(p.dtype).view_as(p).clone()
+            start += p.numel()
+
+    def noisy_sum(self) -> list[torch.Tensor]:
+        """Finish one DP step and return what was released."""
+        self.add_noise()
+        return [p.grad.detach().clone() for p in self.params]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """The noisy sum of clipped per-unit gradients over one or more Poisson-sampled steps.
+
+    With more than one step the weights move between steps by `local_rate` times the step's own
+    noisy sum, and the sum over steps is returned: post-processing of the steps.
+
+    Privacy
+    -------
+    Sensitivity of each step: `clip_norm` under adding or removing one unit (before rounding, which
+    `Grid` accounts for). Event: steps x PoissonSampled(sampling_rate, Gaussian(noise_multiplier)).
+    A unit whose gradient is not finite contributes zero. With `noise_multiplier` 0 nothing is
+    clipped, nothing is added and nothing is protected.
+
+    Parameters
+    ----------
+    clip_norm : float
+        L2 bound of one unit's gradient, above 0.
+    noise_multiplier : float
+        Noise standard deviation over sensitivity, at least 0.
+    sampling_rate : float
+        In (0, 1].
+    steps : int
+        At least 1.
+    local_rate : float
+        Step size between steps, for a sum of gradients.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    local_rate: float = 0.0
+
+    @property
+    def event(self) -> Event:
+        """What one call costs."""
+        return Event(
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            count=self.steps,
+        )
+
+    @property
+    def sensitivity(self) -> float:
+        """L2 bound of one unit's clipped gradient."""
+        return self.clip_norm
+
+    def __call__(self, private: tuple[nn.Module, Units], randomness: Randomness) -> Arrays:
+        """Run the steps.
+
+        Parameters
+        ----------
+        private : (module, units)
+            The model with the round's weights (public, float64), and the site's units.
+        randomness : Randomness
+            Bits for sampling and noise.
+
+        Returns
+        -------
+        mapping of parameter name to ndarray of float64
+            Sum over steps of the noisy clipped gradient sum.
+        """
+        module, units = private
+        model = GradSampleModule(module, batch_first=True, loss_reduction="sum")
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        grid = None
+        if self.noise_multiplier:
+            grid = Grid(
+                clip_norm=self.clip_norm,
+                noise_multiplier=self.noise_multiplier,
+                dimension=sum(p.numel() for _, p in named),
+            )
+        optimizer = _GridOptimizer(
+            torch.optim.SGD([p for _, p in named], lr=self.local_rate),
+            clip_norm=self.clip_norm,
+            grid=grid,
+            randomness=randomness,
+        )
+        total = [torch.zeros_like(p) for _, p in named]
+        try:
+            for _ in range(self.steps):
+                optimizer.zero_grad(set_to_none=True)
+                self._accumulate(model, optimizer, units, randomness)
+                total = [t + g for t, g in zip(total, optimizer.noisy_sum(), strict=True)]
+                optimizer.original_optimizer.step()
+        finally:
+            model.to_standard_module()
+        return {n: t.numpy().copy() for (n, _), t in zip(named, total, strict=True)}
+
+    def _accumulate(
+        self,
+        model: GradSampleModule,
+        optimizer: _GridOptimizer,
+        units: Units,
+        randomness: Randomness,
+    ) -> None:
+        index = poisson_sample(len(units), self.sampling_rate, randomness)
+        for p in optimizer.params:
+            p.summed_grad = torch.zeros_like(p)
+        for start in range(0, len(index), _PHYSICAL_BATCH):
+            inputs, labels = units.batch(index[start : start + _PHYSICAL_BATCH])
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                model(*inputs), labels, reduction="sum"
+            )
+            loss.backward()
+            optimizer.clip_and_accumulate()
+            for p in optimizer.params:
+                p.grad = None
+
+
+def dimension(module: nn.Module) -> int:
+    """Return the number of trainable coordinates."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Copy weights into a module.
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or values are not the module's.
+    """
+    state = module.state_dict()
+    if set(state) != set(weights):
+        raise ValueError("the weights are not this model's")
+    for name, tensor in state.items():
+        array = np.asarray(weights[name])
+        if array.dtype.kind != "f" or array.shape != tuple(tensor.shape):
+            raise ValueError("a weight has another shape or type")
+        if not np.isfinite(array).all():
+            raise ValueError("a weight is not finite")
+        tensor.copy_(torch.from_numpy(array.astype(np.float64)))

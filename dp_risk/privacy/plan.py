@@ -1,0 +1,194 @@
+"""The plan of a run: everything that is fixed before private data is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dp_risk.privacy import sampling
+from dp_risk.privacy.accounting import DELTA_RESERVE, Event, epsilon
+from dp_risk.privacy.noise import Grid
+from dp_risk.privacy.release import digest
+from dp_risk.types import RandomnessKind, Trust, Unit
+
+TRAINING = "training"
+COUNTS = "counts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purpose:
+    """One line of a schedule: the same event in every one of `rounds` rounds."""
+
+    name: str
+    event: Event
+    rounds: int
+
+    @property
+    def total(self) -> Event:
+        """The event of all rounds together."""
+        return dataclasses.replace(self.event, count=self.event.count * self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a server asks of every site, and what each site checks and prices by itself.
+
+    Parameters
+    ----------
+    run : str
+        Run id, unique.
+    dataset : str
+        Dataset id that the site's policy must carry.
+    schema : str
+        Digest of the public schema.
+    model, model_options : str, mapping
+        Name in the closed model registry, and its constructor arguments.
+    dimension : int
+        Number of released coordinates a step.
+    trust, unit, randomness : str
+        See `dp_risk.types`.
+    delta : float
+        In (0, 1).
+    epsilon : float or None
+        Bound that the run promises; None when nothing is protected.
+    clip_norm : float
+        L2 bound of one unit's gradient, above 0; ignored without noise.
+    noise_multiplier : float
+        Noise standard deviation over `clip_norm`; 0 is no noise.
+    sampling_rate : float
+        Poisson sampling rate, in (0, 1].
+    rounds, steps_per_round : int
+        At least 1.
+    local_rate : float
+        Step size of the site's own steps between the first and the last of a round, for a sum of
+        gradients. Only used when `steps_per_round` is above 1.
+    counts_noise : float
+        Noise of the released unit count; 0 when sizes are declared.
+    seed : int
+        Public seed.
+    """
+
+    run: str
+    dataset: str
+    schema: str
+    model: str
+    model_options: Mapping[str, Any]
+    dimension: int
+    trust: str
+    unit: str
+    randomness: str
+    delta: float
+    epsilon: float | None
+    clip_norm: float
+    noise_multiplier: float
+    sampling_rate: float
+    rounds: int
+    steps_per_round: int
+    local_rate: float
+    counts_noise: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        for kind, value in (
+            (Trust, self.trust),
+            (Unit, self.unit),
+            (RandomnessKind, self.randomness),
+        ):
+            kind(value)
+        numbers = (self.delta, self.clip_norm, self.local_rate, self.counts_noise)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("a plan holds finite numbers, at least 0")
+        if not 0 < self.delta < 1 or self.clip_norm <= 0:
+            raise ValueError("delta lies in (0, 1) and clip_norm is above 0")
+        if self.rounds < 1 or self.steps_per_round < 1 or self.dimension < 1:
+            raise ValueError("rounds, steps_per_round and dimension are at least 1")
+        if (self.noise_multiplier == 0) != (self.trust == Trust.NONE):
+            raise ValueError("noise is absent exactly when trust is none")
+        if self.private:
+            _ = self.grid
+
+    @property
+    def private(self) -> bool:
+        """Whether anything is protected."""
+        return self.trust != Trust.NONE
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of a training release."""
+        return Grid(
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.noise_multiplier,
+            dimension=self.dimension,
+        )
+
+    @property
+    def schedule(self) -> tuple[Purpose, ...]:
+        """Everything that the run will charge, in order."""
+        training = Event(
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            count=self.steps_per_round,
+        )
+        lines = [Purpose(name=TRAINING, event=training, rounds=self.rounds)]
+        if self.counts_noise:
+            count = Event(noise_multiplier=self.counts_noise)
+            lines.insert(0, Purpose(name=COUNTS, event=count, rounds=1))
+        return tuple(lines)
+
+    @property
+    def cost(self) -> float:
+        """Epsilon of the whole schedule (the run cost, PLD)."""
+        return epsilon([line.total for line in self.schedule], self.delta)
+
+    def excess_delta(self, units: int) -> float:
+        """Return what the samplers' distance adds to delta, for a site of `units` units.
+
+        A total variation distance t between two mechanisms adds (1 + e^epsilon) t.
+        """
+        if not self.private or self.epsilon is None:
+            return 0.0
+        steps = self.rounds * self.steps_per_round
+        distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
+        if self.counts_noise:
+            grid = Grid(clip_norm=1.0, noise_multiplier=self.counts_noise, dimension=1)
+            distance += grid.distance(1)
+        return (1 + math.exp(self.epsilon)) * distance
+
+    def delta_reserve(self) -> float:
+        """Return the part of delta that `excess_delta` must stay below."""
+        return DELTA_RESERVE * self.delta
+
+    def to_dict(self) -> dict[str, Any]:
+        """Encode for the wire and for `plan.json`."""
+        return {**dataclasses.asdict(self), "model_options": dict(self.model_options)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Decode a plan from the wire.
+
+        Raises
+        ------
+        ValueError, TypeError
+            On a missing or unknown key, a wrong type or an impossible value.
+        """
+        kinds = {
+            "str": str,
+            "int": int,
+            "float": (int, float),
+            "float | None": (int, float, type(None)),
+        }
+        for field in dataclasses.fields(cls):
+            kind = kinds.get(str(field.type), Mapping)
+            value = data[field.name] if field.name in data else None
+            if field.name not in data or isinstance(value, bool) or not isinstance(value, kind):
+                raise ValueError(f"plan: {field.name} is missing or has another type")
+        return cls(**data)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan."""
+        return digest(self.to_dict())

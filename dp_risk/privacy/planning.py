@@ -1,0 +1,170 @@
+"""From what a person asks to a plan's numbers, with public facts only.
+
+The rule of thumb behind the defaults, measured on Spambase and Adult (docs/concepts.md): few large
+steps, and a learning rate in inverse proportion to the noise that one step adds to the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dp_risk.privacy.accounting import Event, calibrate, gaussian_mu
+from dp_risk.types import ConfigurationError, RandomnessKind, Trust, Unit
+
+# Units in an expected batch, over all sites, below which the noise outweighs the gradient.
+_BATCH = 4000
+_FULL_BATCH_STEPS, _SAMPLED_STEPS = 80, 300
+_RATE_OVER_NOISE, _MAX_RATE, _PLAIN_RATE = 0.08, 2.0, 1.0
+# Part of the squared Gaussian budget that a noisy count of the units takes.
+_COUNTS_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """What a person asks for (the `privacy` group of the configuration).
+
+    Parameters
+    ----------
+    epsilon : float or None
+        Bound on everything that one run charges to any one unit; None only when trust is none.
+    delta : float
+        In (0, 1) and below 1/units.
+    unit : str
+        Record, for now.
+    trust : str
+        local or none, for now.
+    clip_norm : float
+        L2 bound of one unit's gradient, above 0.
+    sampling_rate : float or None
+        In (0, 1]; None chooses it from the number of units.
+    randomness : str
+        `seeded` repeats exactly and is not private.
+    """
+
+    epsilon: float | None
+    delta: float
+    unit: str
+    trust: str
+    clip_norm: float
+    sampling_rate: float | None
+    randomness: str
+
+    def __post_init__(self) -> None:
+        for name, kind in (("trust", Trust), ("unit", Unit), ("randomness", RandomnessKind)):
+            value = getattr(self, name)
+            if value not in list(kind):
+                known = ", ".join(kind)
+                raise ConfigurationError(f"privacy.{name}: {value!r} is not one of {known}")
+        if self.trust not in (Trust.LOCAL, Trust.NONE):
+            raise ConfigurationError(f"privacy.trust: {self.trust} is not built yet; use local")
+        if self.unit != Unit.RECORD:
+            raise ConfigurationError(f"privacy.unit: {self.unit} is not built yet; use record")
+        if self.trust == Trust.NONE:
+            if self.epsilon is not None:
+                raise ConfigurationError("privacy.epsilon: trust none protects nothing; use null")
+        elif self.epsilon is None:
+            raise ConfigurationError("privacy.epsilon: null protects nothing; give a number")
+        elif not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise ConfigurationError(f"privacy.epsilon: {self.epsilon} is not above 0")
+        if not 0 < self.delta < 1:
+            raise ConfigurationError(f"privacy.delta: {self.delta} is not between 0 and 1")
+        if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+            raise ConfigurationError(f"privacy.clip_norm: {self.clip_norm} is not above 0")
+        if self.sampling_rate is not None and not 0 < self.sampling_rate <= 1:
+            raise ConfigurationError(
+                f"privacy.sampling_rate: {self.sampling_rate} is not in (0, 1]"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The numbers of a plan that cost privacy."""
+
+    noise_multiplier: float
+    sampling_rate: float
+    rounds: int
+    counts_noise: float
+
+
+def check_delta(delta: float, units: int, *, where: str) -> None:
+    """Refuse a delta of 1/units or more.
+
+    Raises
+    ------
+    ConfigurationError
+        With the largest delta that makes sense.
+    """
+    if delta * units >= 1:
+        raise ConfigurationError(
+            f"privacy.delta: {delta:g} is not below 1/units ({where}: {units} units, so below "
+            f"{1 / units:.3g})"
+        )
+
+
+def choose_noise(
+    privacy: Privacy, *, units: int | None, rounds: int | None, steps_per_round: int
+) -> Noise:
+    """Fix sampling, steps and noise before any data is touched.
+
+    Parameters
+    ----------
+    privacy : Privacy
+        What is asked.
+    units : int or None
+        Declared number of training units over all sites; None when sizes are private and each
+        site will release a noisy count first.
+    rounds : int or None
+        None chooses it.
+    steps_per_round : int
+        At least 1.
+    """
+    rate = privacy.sampling_rate
+    if rate is None:
+        rate = 1.0 if units is None else min(1.0, _BATCH / max(units, 1))
+    if rounds is None:
+        steps = _FULL_BATCH_STEPS if rate == 1 else _SAMPLED_STEPS
+        rounds = math.ceil(steps / steps_per_round)
+    if privacy.epsilon is None:
+        return Noise(noise_multiplier=0.0, sampling_rate=rate, rounds=rounds, counts_noise=0.0)
+    others: tuple[Event, ...] = ()
+    if units is None:
+        mu = gaussian_mu(privacy.epsilon, privacy.delta)
+        others = (Event(noise_multiplier=1 / (mu * math.sqrt(_COUNTS_SHARE))),)
+    noise = calibrate(
+        privacy.epsilon,
+        privacy.delta,
+        sampling_rate=rate,
+        count=rounds * steps_per_round,
+        others=others,
+    )
+    return Noise(
+        noise_multiplier=noise,
+        sampling_rate=rate,
+        rounds=rounds,
+        counts_noise=others[0].noise_multiplier if others else 0.0,
+    )
+
+
+def choose_learning_rate(
+    noise: Noise, *, clip_norm: float, sites: int, units: float, dimension: int
+) -> float:
+    """Return a step size for the mean gradient.
+
+    Parameters
+    ----------
+    noise : Noise
+        The plan's noise.
+    clip_norm : float
+        L2 bound of one unit's gradient.
+    sites : int
+        Number of independent noises in the sum.
+    units : float
+        Declared or released number of units.
+    dimension : int
+        Number of coordinates.
+    """
+    if noise.noise_multiplier == 0:
+        return _PLAIN_RATE
+    std = noise.noise_multiplier * math.sqrt(sites) / (noise.sampling_rate * max(units, 1.0))
+    return min(_MAX_RATE, _RATE_OVER_NOISE / (std * math.sqrt(dimension))) / clip_norm

@@ -1,0 +1,8 @@
+"""Reports: facts (JSON) in, one self-contained HTML file out."""
+
+from __future__ import annotations
+
+from dp_risk.report.facts import SCHEMA_VERSION, build
+from dp_risk.report.render import render
+
+__all__ = ["SCHEMA_VERSION", "build", "render"]

@@ -1,0 +1,227 @@
+"""The facts of a report, as JSON: everything that is computed is computed here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from dp_risk.privacy.accounting import Event
+from dp_risk.report import words
+from dp_risk.types import ConfigurationError
+
+SCHEMA_VERSION = 1
+KINDS = ("run", "frontier")
+METRICS = ("auroc", "auprc")
+_SETTINGS = (
+    *("trust", "unit", "adjacency", "delta", "epsilon_target", "epsilon_spent"),
+    *("epsilon_lifetime", "sigma", "q", "steps", "rounds", "rounds_abandoned", "clip_norm"),
+    *("min_sites", "max_colluding", "randomness", "seconds", "peak_rss_mb"),
+)
+
+
+def build(
+    kind: str,
+    run: Mapping[str, Any],
+    frontier: Mapping[str, Any] | None,
+    shapes: Sequence[Mapping[str, Any]],
+    config_yaml: str,
+    rounds: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the facts of one report, ready for ``report.json``.
+
+    Parameters
+    ----------
+    kind : {"run", "frontier"}
+        What was done.
+    run : mapping
+        ``run.json``; for a frontier the facts that all points share.
+    frontier : mapping or None
+        ``frontier.json``: points and baselines.
+    shapes : sequence of mapping
+        Shape functions in log-odds: ``{feature, kind: "bins"|"linear", x, y}``, `x` labels of bins
+        or numbers, `y` as long as `x`.
+    config_yaml : str
+        The resolved configuration.
+    rounds : sequence of mapping
+        ``{round, epsilon_spent, auprc, seconds}``; `auprc` may be None.
+
+    Returns
+    -------
+    dict
+        JSON-serialisable, strings, numbers, lists and None only; no NaN, no infinity.
+
+    Raises
+    ------
+    ConfigurationError
+        On an unknown kind, a frontier report without a frontier, or a shape whose `x` and `y`
+        differ in length.
+    """
+    if kind not in KINDS:
+        raise ConfigurationError(f"report: kind must be one of {', '.join(KINDS)}")
+    if kind == "frontier" and frontier is None:
+        raise ConfigurationError("report: a frontier report needs frontier.json")
+    run = plain(run)
+    points = (frontier or {}).get("points") or []
+    trusts = sorted({str(p.get("trust")) for p in points if p.get("epsilon") is not None})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "title": "Utility against epsilon" if kind == "frontier" else "Federated training run",
+        "subject": _subject(config_yaml),
+        "claim": words.claim(kind, run, trusts),
+        "not_private": words.not_private({**run, **({"trust": trusts[0]} if trusts else {})}),
+        "settings": {name: run[name] for name in _SETTINGS if run.get(name) is not None},
+        "frontier": _frontier(plain(frontier)) if frontier is not None else None,
+        "utility": run.get("utility"),
+        "sites": run.get("sites") or [],
+        "charges": _charges(run.get("charges") or []),
+        "shapes": _shapes(plain(shapes)),
+        "rounds": plain(rounds),
+        "assumptions": run.get("assumptions") or [],
+        "residual": list(words.RESIDUAL),
+        "unprotected": list(words.UNPROTECTED),
+        "configuration": config_yaml,
+        "versions": run.get("versions") or {},
+        "commit": run.get("commit"),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as plain JSON: NumPy numbers unboxed, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _subject(config_yaml: str) -> str | None:
+    """Name of the data, where the configuration has one."""
+    try:
+        config = yaml.safe_load(config_yaml)
+    except yaml.YAMLError:
+        return None
+    data = config.get("data") if isinstance(config, dict) else None
+    name = data.get("name") if isinstance(data, dict) else data
+    return name if isinstance(name, str) else None
+
+
+def _frontier(frontier: Mapping[str, Any]) -> dict[str, Any]:
+    points = frontier.get("points") or []
+    models = {point.get("model") for point in points}
+    rows: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = defaultdict(list)
+    for point in points:
+        private = point.get("epsilon") is not None
+        trust = str(point.get("trust")) if private else "none"
+        label = words.SERIES_WORDS.get(trust, trust)
+        if len(models) > 1:
+            label = f"{label}, {point.get('model')}"
+        rows[label, trust, private].append(point)
+    for point in frontier.get("baselines") or []:
+        key = str(point.get("name")).strip().lower().replace("-", "_").replace(" ", "_")
+        label = words.BASELINE_WORDS.get(key) or key.replace("_", " ").strip().capitalize()
+        rows[label, "baseline", point.get("epsilon") is not None].append(point)
+    series, references = [], []
+    for (label, trust, private), group in rows.items():
+        by_epsilon = defaultdict(list)
+        for point in group:
+            by_epsilon[point.get("epsilon")].append(point)
+        means = [_mean(by_epsilon[e]) | {"epsilon": e} for e in sorted(by_epsilon, key=_order)]
+        if private:
+            series.append({"label": label, "baseline": trust == "baseline", "points": means})
+        else:
+            references.append({"label": label, "baseline": trust == "baseline", **means[0]})
+    series.sort(key=lambda line: bool(line["baseline"]))
+    return {"series": series, "references": references}
+
+
+def _order(epsilon: float | None) -> float:
+    return math.inf if epsilon is None else epsilon
+
+
+def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    seconds = [p["seconds"] for p in points if p.get("seconds") is not None]
+    return {
+        "seeds": [{name: p.get(name) for name in ("seed", *METRICS)} for p in points],
+        "seconds": float(np.mean(seconds)) if seconds else None,
+        **{
+            name: _summary([p[name] for p in points if p.get(name) is not None]) for name in METRICS
+        },
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, float] | None:
+    """Mean, extremes and the 95 % t-interval of the mean over seeds, cut to [0, 1]."""
+    if not values:
+        return None
+    mean, n = float(np.mean(values)), len(values)
+    out = {"mean": mean, "min": float(min(values)), "max": float(max(values)), "n": n}
+    if n > 1:
+        half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+        out |= {"low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+    return out
+
+
+def _charges(charges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Equal charges of several sites become one row; `share` is of the split's plain sum."""
+    rows: dict[tuple[Any, ...], int] = defaultdict(int)
+    totals: dict[str, float] = defaultdict(float)
+    for charge in charges:
+        split, epsilon = str(charge.get("split")), charge.get("epsilon")
+        rows[split, str(charge.get("purpose")), _event(charge.get("event")), epsilon] += 1
+        totals[split] += epsilon or 0.0
+    return [
+        {
+            "split": split,
+            "purpose": purpose,
+            "event": event,
+            "epsilon": epsilon,
+            "times": times,
+            "share": times * epsilon / totals[split] if epsilon else None,
+        }
+        for (split, purpose, event, epsilon), times in rows.items()
+    ]
+
+
+def _event(event: Any) -> str:
+    try:
+        return str(Event.from_dict(event))
+    except (ValueError, TypeError, AttributeError):
+        return event if isinstance(event, str) else json.dumps(event, sort_keys=True)
+
+
+def _shapes(shapes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Widest effect first; points without a finite value are left out."""
+    out = []
+    for shape in shapes:
+        feature, x, y = str(shape.get("feature")), shape.get("x") or [], shape.get("y") or []
+        if len(x) != len(y):
+            raise ConfigurationError(f"report: shape of {feature} has x and y of unequal length")
+        pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
+        if pairs:
+            ys = [b for _, b in pairs]
+            out.append(
+                {
+                    "feature": feature,
+                    "kind": "linear" if shape.get("kind") == "linear" else "bins",
+                    "x": [a for a, _ in pairs],
+                    "y": ys,
+                    "range": max(ys) - min(ys) if len(ys) > 1 else abs(ys[0]),
+                }
+            )
+    return sorted(out, key=lambda shape: -float(shape["range"]))

@@ -1,0 +1,393 @@
+"""The sections of a report, one function each: facts in, HTML out, empty where nothing is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dp_risk.report import plots
+from dp_risk.report.html import Cell, bullets, details, esc, number, signed, table
+from dp_risk.report.words import rounded_down, rounded_up
+
+Facts = Mapping[str, Any]
+Section = Callable[[Facts], str]
+
+SHAPES_DRAWN = 12
+SHAPE_ROWS = 64
+ROUND_ROWS = 60
+
+METRIC_WORDS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "recall_at_fpr_1pct": "Recall at 1 % false positives",
+    "precision_at_1pct": "Precision in the top 1 %",
+    "brier": "Brier score (lower is better)",
+    "ece": "Calibration error, ECE (lower is better)",
+}
+
+SETTING_WORDS = {
+    "epsilon_spent": "epsilon of this run (PLD)",
+    "epsilon_target": "epsilon asked for",
+    "epsilon_lifetime": "cost to the lifetime (filter)",
+    "delta": "delta",
+    "unit": "unit",
+    "adjacency": "adjacency",
+    "trust": "trust",
+    "randomness": "randomness",
+    "sigma": "noise multiplier sigma",
+    "q": "sampling rate q",
+    "steps": "steps",
+    "rounds": "rounds",
+    "rounds_abandoned": "rounds abandoned",
+    "clip_norm": "clipping norm",
+    "min_sites": "sites needed",
+    "max_colluding": "colluding sites tolerated",
+    "seconds": "seconds",
+    "peak_rss_mb": "peak memory, MB",
+}
+_OF_ONE_RUN = (
+    *("epsilon_spent", "epsilon_target", "epsilon_lifetime", "sigma", "rounds_abandoned"),
+    *("trust", "seconds", "peak_rss_mb"),
+)
+
+
+def title(report: Facts) -> str:
+    """Title, warning box, the claim in words, and the figures behind it."""
+    subject = f'<p class="subject">{esc(report["subject"])}</p>' if report.get("subject") else ""
+    box = ""
+    if report["not_private"]:
+        what = "These runs are" if report["kind"] == "frontier" else "This run is"
+        box = (
+            f'<aside class="warning" role="note"><strong>{what} not private</strong>'
+            f"{bullets(report['not_private'])}</aside>"
+        )
+    claim = " ".join(esc(sentence) for sentence in report["claim"])
+    claim = re.sub(r"\d+e-\d+", r'<span class="together">\g<0></span>', claim)
+    hidden = _OF_ONE_RUN if report["kind"] == "frontier" else ()
+    if "Trust: distributed" not in claim:
+        hidden = (*hidden, "max_colluding")
+    figures = "".join(
+        f"<div><dt>{esc(words)}</dt><dd>{esc(_setting(name, report['settings'][name]))}</dd></div>"
+        for name, words in SETTING_WORDS.items()
+        if name in report["settings"] and name not in hidden
+    )
+    return (
+        f"<header>{subject}<h1>{esc(report['title'])}</h1></header>{box}"
+        f'<section id="claim"><h2>The claim</h2><p class="claim">{claim}</p>'
+        f'<dl class="figures">{figures}</dl></section>'
+    )
+
+
+def frontier(report: Facts) -> str:
+    """Draw utility against epsilon, with seeds, references and their table."""
+    facts = report["frontier"]
+    if not facts:
+        return ""
+    charts = "".join(
+        f"<figure>{plots.both(plots.frontier, facts, metric)}</figure>"
+        for metric in ("auroc", "auprc")
+        if plots.has_metric(facts, metric)
+    )
+    many = any(len(point["seeds"]) > 1 for line in facts["series"] for point in line["points"])
+    note = (
+        "Lines join means over seeds; bands and bars reach from the smallest to the largest seed, "
+        "faint dots are the seeds. "
+        if many
+        else ""
+    )
+    note += (
+        "Dashed lines and level lines are references without the same protection: pooling needs "
+        "all data in one place. The vertical axis does not start at 0; an arrow marks a reference "
+        "that lies below it."
+    )
+    rows: list[list[Cell]] = []
+    for line in facts["series"]:
+        rows += [_frontier_row(line["label"], point) for point in line["points"]]
+    rows += [_frontier_row(line["label"], line) for line in facts["references"]]
+    head = ("Line", "epsilon", "seeds", "AUROC", "95 %", "AUPRC", "95 %", "seconds")
+    caption = "Mean over seeds (smallest to largest), and the 95 % t-interval of the mean"
+    return _section(
+        "frontier",
+        "The frontier",
+        f'{charts}<p class="note">{esc(note)}</p>'
+        + details("Table of all points", table(caption, head, rows)),
+    )
+
+
+def utility(report: Facts) -> str:
+    """Metrics with intervals, or why there are none."""
+    if report["kind"] == "frontier" and not report["utility"]:
+        return ""
+    facts = report["utility"]
+    if not facts:
+        content = "<p>No utility: the sites' data is not public and no estimate was charged.</p>"
+    else:
+        order = [*METRIC_WORDS, *(name for name in facts if name not in METRIC_WORDS)]
+        rows: list[list[Cell]] = [
+            [METRIC_WORDS.get(name, name), *_estimate(facts[name])]
+            for name in order
+            if name in facts
+        ]
+        head = ("Metric", "Value", "Low", "High")
+        content = table("On held-out units, with 95 % intervals", head, rows)
+    return _section("utility", "Utility", content)
+
+
+def sites(report: Facts) -> str:
+    """Each site's spent and remaining budget."""
+    rows = report["sites"]
+    if not rows:
+        if report["kind"] != "frontier":
+            return ""
+        words = (
+            "Every point opened a fresh simulated ledger at every site; no real ledger was used."
+        )
+        return _section("sites", "Sites and budgets", f"<p>{words}</p>")
+    cost = report["settings"].get("epsilon_lifetime")
+    chart = plots.both(plots.sites, rows, cost)
+    earlier = any(site.get("epsilon_lifetime_budget") is not None for site in rows)
+    legend = "".join(
+        f'<span><i class="swatch {kind}"></i>{words}</span>'
+        for kind, words, shown in (
+            ("before", "earlier runs", earlier),
+            ("spent", "this run", True),
+            ("left", "left", True),
+        )
+        if shown
+    )
+    note = (
+        "Lifetime budgets are kept by a privacy filter, which counts a run at its filter cost; the "
+        "epsilon of the run itself is the PLD figure in the table. "
+    )
+    if len(rows) > plots.SITES_SHOWN:
+        note += f"Drawn: the {plots.SITES_SHOWN} sites with least left. "
+    head = ("Site", "Units", "epsilon, this run", "Lifetime left", "Rounds joined", "Ledger head")
+    body: list[list[Cell]] = [
+        [
+            str(site.get("site")),
+            site.get("units"),
+            _up(site.get("epsilon_spent")),
+            _down(site.get("epsilon_lifetime_left")),
+            site.get("rounds_joined"),
+            str(site.get("ledger_head") or "–")[:12],  # noqa: RUF001
+        ]
+        for site in rows
+    ]
+    return _section(
+        "sites",
+        "Sites and budgets",
+        f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
+        + details("Table of sites", table("Units are declared or released numbers", head, body)),
+    )
+
+
+def charges(report: Facts) -> str:
+    """List what was charged, for what, and at which cost."""
+    rows = report["charges"]
+    if not rows:
+        return ""
+    head = ("Split", "Purpose", "epsilon", "Share", "Times", "Event")
+    body: list[list[Cell]] = [
+        [
+            row["split"],
+            row["purpose"],
+            _up(row["epsilon"], 3),
+            f"{100 * row['share']:.0f} %" if row["share"] is not None else None,
+            row["times"],
+            row["event"],
+        ]
+        for row in rows
+    ]
+    note = (
+        "The epsilon of a row is its cost alone. Rows of one split compose to at most their sum, "
+        "of which the share is taken; the train and holdout splits are disjoint and compose in "
+        "parallel."
+    )
+    return _section(
+        "charges",
+        "Charges",
+        table("Everything that read private rows", head, body) + f'<p class="note">{note}</p>',
+    )
+
+
+def shapes(report: Facts) -> str:
+    """Shape functions of the additive model: its exact explanation."""
+    rows = report["shapes"]
+    if not rows:
+        return ""
+    drawn, rest = rows[:SHAPES_DRAWN], rows[SHAPES_DRAWN:]
+    values = [v for row in drawn for v in row["y"]]
+    low, high = min(0.0, *values), max(0.0, *values)
+    pad = 0.05 * max(high - low, 1e-6)
+    cells = "".join(_shape(row, low - pad, high + pad) for row in drawn)
+    note = (
+        "Each panel shows what a feature adds to the log-odds of the positive class; the score is "
+        "the sum of all of them. Panels share one vertical scale, widest effect first"
+        + (f"; the other {len(rest)} are in the table." if rest else ".")
+    )
+    head = ("Feature", "Range", "Lowest at", "Lowest", "Highest at", "Highest")
+    summary: list[list[Cell]] = [
+        [row["feature"], row["range"], *_extreme(row, min), *_extreme(row, max)] for row in rows
+    ]
+    points: list[list[Cell]] = [
+        [row["feature"], _where(row, i), signed(y, 3)]
+        for row in drawn
+        for i, y in enumerate(row["y"][:SHAPE_ROWS])
+    ]
+    cut = any(len(row["y"]) > SHAPE_ROWS for row in drawn)
+    caption = "Effect on the log-odds" + (f", the first {SHAPE_ROWS} of each" if cut else "")
+    return _section(
+        "shapes",
+        "What the model learned",
+        f'<p class="note">{esc(note)}</p><div class="grid">{cells}</div>'
+        + details(f"Table of all {len(rows)} features", table("Effects in log-odds", head, summary))
+        + details("Table of the panels", table(caption, ("Feature", "At", "Effect"), points)),
+    )
+
+
+def training(report: Facts) -> str:
+    """AUPRC and epsilon by round."""
+    rows = report["rounds"]
+    if not rows:
+        return ""
+    panels = ""
+    for name, words, colour in (("auprc", "AUPRC", 0), ("epsilon_spent", "epsilon spent", 1)):
+        points = [
+            (float(row["round"]), float(row[name])) for row in rows if row.get(name) is not None
+        ]
+        if points:
+            panels += f"<figure>{plots.progress(points, words, colour)}</figure>"
+    every = max(1, -(-len(rows) // ROUND_ROWS))
+    chosen = [row for i, row in enumerate(rows) if i % every == 0 or i == len(rows) - 1]
+    body: list[list[Cell]] = [
+        [
+            str(row.get("round")),
+            _up(row.get("epsilon_spent"), 3),
+            row.get("auprc"),
+            row.get("seconds"),
+        ]
+        for row in chosen
+    ]
+    caption = "By round" + (f", every {every}th; all are in rounds.jsonl" if every > 1 else "")
+    head = ("Round", "epsilon spent", "AUPRC", "Seconds")
+    return _section(
+        "training",
+        "Training",
+        f'<div class="pair">{panels}</div>'
+        + details("Table of rounds", table(caption, head, body)),
+    )
+
+
+def limits(report: Facts) -> str:
+    """Assumptions, residual channels, unprotected quantities."""
+    blocks = "".join(
+        f"<h3>{words}</h3>{bullets(report[name])}"
+        for name, words in (
+            ("assumptions", "Assumptions"),
+            ("residual", "Residual channels"),
+            ("unprotected", "Not protected"),
+        )
+        if report[name]
+    )
+    return _section("limits", "What the claim rests on", blocks)
+
+
+def configuration(report: Facts) -> str:
+    """Show the resolved configuration and the versions that ran."""
+    versions: list[list[Cell]] = [
+        [str(name), str(version)] for name, version in report["versions"].items()
+    ]
+    if report.get("commit"):
+        versions.append(["commit", str(report["commit"])])
+    listed = table("Versions", ("Package", "Version"), versions) if versions else ""
+    text = f"<pre>{esc(report['configuration'].strip())}</pre>"
+    return _section(
+        "configuration",
+        "Configuration and versions",
+        listed + details("Resolved configuration", text),
+    )
+
+
+SECTIONS: dict[str, Section] = {
+    "title": title,
+    "frontier": frontier,
+    "utility": utility,
+    "sites": sites,
+    "charges": charges,
+    "shapes": shapes,
+    "training": training,
+    "limits": limits,
+    "configuration": configuration,
+}
+
+
+def _section(name: str, heading: str, content: str) -> str:
+    return f'<section id="{name}"><h2>{esc(heading)}</h2>{content}</section>'
+
+
+def _up(value: Any, digits: int = 2) -> Cell:
+    return rounded_up(value, digits) if isinstance(value, int | float) else value
+
+
+def _down(value: Any, digits: int = 2) -> Cell:
+    return rounded_down(value, digits) if isinstance(value, int | float) else value
+
+
+def _setting(name: str, value: Any) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    if name.startswith("epsilon"):
+        return rounded_up(value)
+    if name in ("seconds", "peak_rss_mb"):
+        return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _estimate(facts: Any) -> list[Cell]:
+    facts = facts if isinstance(facts, Mapping) else {"value": facts}
+    return [facts.get(name) for name in ("value", "low", "high")]
+
+
+def _frontier_row(label: str, point: Facts) -> list[Cell]:
+    epsilon = point["epsilon"]
+    row: list[Cell] = [
+        label,
+        "∞" if epsilon is None else f"{epsilon:g}",
+        str(len(point["seeds"])),
+    ]
+    for metric in ("auroc", "auprc"):
+        facts = point.get(metric)
+        if not facts:
+            row += [None, None]
+            continue
+        mean, several = number(facts["mean"]), facts["n"] > 1
+        row.append(f"{mean} ({_span(facts['min'], facts['max'])})" if several else mean)
+        row.append(_span(facts["low"], facts["high"]) if several else None)
+    seconds = point.get("seconds")
+    row.append(f"{seconds:.1f}" if seconds is not None else None)
+    return row
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3f}–{high:.3f}"  # noqa: RUF001
+
+
+def _where(row: Facts, i: int) -> str:
+    x = row["x"][i]
+    return f"{x:.4g}" if isinstance(x, int | float) else plots.bin_label(x)
+
+
+def _extreme(row: Facts, pick: Callable[[Sequence[float]], float]) -> list[Cell]:
+    value = pick(row["y"])
+    return [_where(row, row["y"].index(value)), signed(value)]
+
+
+def _shape(row: Facts, low: float, high: float) -> str:
+    least, most = _extreme(row, min), _extreme(row, max)
+    return (
+        f'<figure class="panel"><figcaption>{esc(row["feature"])}</figcaption>'
+        f"{plots.shape(row, low, high)}"
+        f'<p class="extremes">highest <b>{esc(most[1])}</b> at {esc(most[0])}'
+        f"<br>lowest <b>{esc(least[1])}</b> at {esc(least[0])}</p></figure>"
+    )

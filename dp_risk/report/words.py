@@ -1,0 +1,159 @@
+"""The claim in words, and numbers that never flatter it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TRUST_WORDS = {
+    "local": "Trust: local. Each site adds its own noise before anything leaves; the server and "
+    "everyone else see only noisy sums.",
+    "distributed": "Trust: distributed. Each site adds a share of the noise and masks its "
+    "contribution; the server and everyone else see only the noisy sum over all sites.",
+    "central": "Trust: central. The server sees the clipped update of each client and adds the "
+    "noise; the claim holds against whoever sees the model, not against the server.",
+    "none": "Trust: none. No noise was added: the server sees exact sums of private rows.",
+}
+
+SERIES_WORDS = {
+    "local": "Local noise",
+    "distributed": "Secure sum",
+    "central": "Server noise",
+    "none": "No noise",
+}
+
+BASELINE_WORDS = {
+    "logistic": "Pooled logistic",
+    "pooled_logistic": "Pooled logistic",
+    "gradient_boosting": "Gradient boosting",
+    "pooled_gradient_boosting": "Gradient boosting",
+    "boosting": "Gradient boosting",
+    "pooled_dp": "Pooled, with DP",
+    "pooled_with_dp": "Pooled, with DP",
+    "dp_pooled": "Pooled, with DP",
+    "site_alone": "One site alone",
+    "sites_alone": "One site alone",
+    "alone": "One site alone",
+}
+
+RESIDUAL = (
+    "Crashes, missed deadlines and timing are not covered by epsilon.",
+    "Whatever a site publishes outside this system is not covered.",
+    "The guarantee bounds what one unit changes; it does not hide facts about the whole group.",
+)
+
+UNPROTECTED = (
+    "The schema: column names, bounds, value lists and buckets are public.",
+    "Declared sizes: a unit count that a site's policy declares public is not protected; "
+    "a released one carries noise and is charged.",
+    "Which sites take part, the configuration, and the number of rounds.",
+)
+
+
+def rounded_up(x: float, digits: int = 2) -> str:
+    """Return `x` with fixed decimals, never below `x`: a claim must not shrink in print."""
+    scale = 10**digits
+    return f"{math.ceil(round(x * scale, 4)) / scale:.{digits}f}"
+
+
+def rounded_down(x: float, digits: int = 2) -> str:
+    """Return `x` with fixed decimals, never above `x`: for what is left of a budget."""
+    scale = 10**digits
+    return f"{math.floor(round(x * scale, 4)) / scale:.{digits}f}"
+
+
+def factor(epsilon: float) -> str:
+    """Return e to the epsilon as printed, rounded up, in words: ``e^1.00 (2.72)``."""
+    shown = rounded_up(epsilon)
+    value = float(shown)
+    if value > 30:
+        return f"e^{shown}"
+    size = math.exp(value)
+    return f"e^{shown} ({rounded_up(size) if size < 100 else format(math.ceil(size), ',')})"
+
+
+def unit_phrase(unit: object) -> str:
+    """Return what adjacency adds or removes."""
+    return "all records of one account" if unit == "account" else "all data of one record"
+
+
+def not_private(run: Mapping[str, Any]) -> list[str]:
+    """Return why a run carries no guarantee; empty if it carries one.
+
+    A trust mode or kind of randomness that is missing or unknown is a reason too.
+    """
+    reasons = []
+    trust, randomness = run.get("trust"), run.get("randomness")
+    if trust == "none":
+        reasons.append("Trust is none: no noise was added to what the sites sent.")
+    elif trust not in TRUST_WORDS:
+        reasons.append("The trust mode is not recorded or not known.")
+    if randomness == "seeded":
+        reasons.append(
+            "Randomness is seeded: whoever knows the seed can subtract the noise. "
+            "Seeded noise is for tests and simulation."
+        )
+    elif randomness != "system":
+        reasons.append("Where the random bits came from is not recorded or not known.")
+    return reasons
+
+
+def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list[str]:
+    """Return the claim as sentences that a compliance officer can sign.
+
+    Parameters
+    ----------
+    kind : {"run", "frontier"}
+        What was done.
+    run : mapping
+        The facts of ``run.json``; for a frontier those that all points share.
+    trusts : sequence of str
+        The trust modes of a frontier's points; empty: that of `run`.
+
+    Returns
+    -------
+    list of str
+        Sentences of one paragraph.
+    """
+    delta = run.get("delta")
+    plus = f", plus at most {delta:g}" if isinstance(delta, int | float) else ""
+    who = unit_phrase(run.get("unit"))
+    trust = _trust(run, str(run.get("trust")))
+    if kind == "frontier":
+        return [
+            "Every point of this frontier is a run of its own on public data, with a fresh "
+            "simulated ledger at every site.",
+            f"At a point with epsilon E, adding or removing {who} at one site changes the "
+            "probability of any outcome of that run by at most a factor e^E"
+            f"{plus or ', plus delta'}.",
+            "The epsilons of the points do not compose to one number for a real site: making "
+            "several points from the same private rows costs more than any one of them.",
+            "Points and baselines without noise carry no guarantee.",
+            *(_trust(run, mode) for mode in trusts or [str(run.get("trust"))] if mode != "none"),
+        ]
+    epsilon = run.get("epsilon_spent")
+    if run.get("trust") == "none":
+        return ["No differential privacy is claimed for this run.", trust]
+    if not isinstance(epsilon, int | float):
+        return ["No epsilon was recorded, so no differential privacy is claimed for this run."]
+    bound = (
+        f"Adding or removing {who} at one site changes the probability of any outcome of this "
+        f"run by at most a factor {factor(epsilon)}{plus}."
+    )
+    if run.get("trust") not in TRUST_WORDS or run.get("randomness") not in ("system", "seeded"):
+        return ["No differential privacy is claimed for this run."]
+    if run["randomness"] == "seeded":
+        bound = "With noise from the system's generator this would hold: " + bound
+        return ["No differential privacy is claimed for this run.", bound, trust]
+    return [bound, *([trust] if trust else [])]
+
+
+def _trust(run: Mapping[str, Any], mode: str) -> str:
+    words = TRUST_WORDS.get(mode, "")
+    if mode == "distributed" and run.get("max_colluding") is not None:
+        words += (
+            f" It holds against the server together with up to {run['max_colluding']} "
+            "colluding sites."
+        )
+    return words

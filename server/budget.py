@@ -1,0 +1,70 @@
+"""The server's view of every site's budget, from the sites' own statements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dp_risk.types import FederationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteView:
+    """What a site says of itself: policy and ledger, never a row.
+
+    Parameters
+    ----------
+    node : int
+        Flower node id.
+    statement : mapping
+        The site's last statement.
+    """
+
+    node: int
+    statement: Mapping[str, Any]
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        return str(self.statement["site"])
+
+    @property
+    def units(self) -> int | None:
+        """Declared number of units, or None."""
+        units = self.statement["units"]
+        return None if units is None else int(units)
+
+
+def check_together(views: list[SiteView], *, dataset: str) -> None:
+    """Refuse a federation whose sites do not fit together.
+
+    Raises
+    ------
+    FederationError
+        On two sites of one name or another dataset.
+    """
+    names = [view.site for view in views]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FederationError(f"two sites call themselves {twice[0]}")
+    for view in views:
+        if view.statement["dataset"] != dataset:
+            raise FederationError(
+                f"{view.site} holds dataset {view.statement['dataset']}, the run asks for {dataset}"
+            )
+
+
+def refusal_line(views: list[SiteView], *, epsilon: float | None, delta: float) -> str:
+    """Say what was asked and what the refusing sites have left."""
+    asked = "a run without noise" if epsilon is None else f"epsilon {epsilon:g} (delta {delta:g})"
+    sites = ", ".join(
+        f"{v.site} has {v.statement['left_epsilon']:.4g} of {v.statement['lifetime_epsilon']:g} "
+        f"left ({v.statement['lifetime_used']:.0%} of its filter used) for delta {v.statement['delta']:g} (cap a run {v.statement['run_epsilon']:g})"
+        for v in views[:3]
+    )
+    more = f" and {len(views) - 3} more sites" if len(views) > 3 else ""
+    return (
+        f"refused: the run asks {asked}; lifetime budget: {sites}{more}; nothing was computed "
+        "(a site's own log says which rule refused)"
+    )

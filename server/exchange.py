@@ -1,0 +1,86 @@
+"""One question to many sites, and their answers in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from dp_risk import wire
+from dp_risk.privacy.release import Release
+from dp_risk.types import FederationError
+
+_POLL_SECONDS = 0.1
+
+
+def wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
+    """Return at least `count` node ids.
+
+    Raises
+    ------
+    FederationError
+        When too few sites are there in time.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= count:
+            return nodes[:count]
+        if time.monotonic() > deadline:
+            raise FederationError(f"{len(nodes)} of {count} sites are there after {timeout:g} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def ask(
+    grid: Grid,
+    nodes: list[int],
+    kind: str,
+    values: Mapping[str, Any],
+    weights: wire.Arrays | None,
+    timeout: float,
+) -> dict[int, RecordDict]:
+    """Send one request to every node; return the contents of the answers that came in time."""
+    messages = [
+        Message(wire.request_record(values, weights), node, kind, group_id=str(values.get("round")))
+        for node in nodes
+    ]
+    waiting = [i for i in grid.push_messages(messages) if i is not None]
+    deadline = time.monotonic() + timeout
+    answers: dict[int, RecordDict] = {}
+    while True:
+        for reply in grid.pull_messages(waiting):
+            waiting.remove(reply.metadata.reply_to_message_id)
+            if reply.has_content():
+                answers[reply.metadata.src_node_id] = reply.content
+        if not waiting or time.monotonic() > deadline:
+            return answers
+        time.sleep(_POLL_SECONDS)
+
+
+def statements(answers: Mapping[int, RecordDict]) -> dict[int, dict[str, Any]]:
+    """Return the statements among the answers; refusals and malformed ones are left out."""
+    out = {}
+    for node, content in answers.items():
+        try:
+            out[node] = wire.read_statement(content)
+        except (ValueError, KeyError):
+            continue
+    return out
+
+
+def releases(
+    answers: Mapping[int, RecordDict], *, run: str, purpose: str, round: int
+) -> dict[int, Release]:
+    """Return the releases among the answers that belong to this round."""
+    out = {}
+    for node, content in answers.items():
+        try:
+            release = wire.read_release(content)
+        except (ValueError, KeyError):
+            continue
+        if (release.run, release.purpose, release.round) == (run, purpose, round):
+            out[node] = release
+    return out

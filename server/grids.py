@@ -1,0 +1,104 @@
+"""The in-process Grid: Flower's apps and messages without a server process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+_SERVER = 1
+
+
+class InProcessGrid(Grid):
+    """Deliver each message to a ClientApp in this process.
+
+    Messages are encoded and decoded on the way, so that two sites never share an object, and an
+    exception in a site becomes an error without its text.
+
+    Parameters
+    ----------
+    app : ClientApp
+        The sites' app.
+    sites : mapping of int to str
+        Folder of each site by node id.
+    """
+
+    def __init__(self, app: ClientApp, sites: Mapping[int, str]) -> None:
+        self._app = app
+        self._run = Run.create_empty(1)
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"site": folder},
+                state=RecordDict(),
+                run_config={},
+            )
+            for node, folder in sites.items()
+        }
+        self._replies: dict[str, Message] = {}
+        self._sent = 0
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver messages and keep the replies."""
+        ids = []
+        for message in messages:
+            self._sent += 1
+            message_id = f"message-{self._sent}"
+            message.metadata.__dict__["_message_id"] = message_id
+            self._replies[message_id] = self._deliver(_copy(message))
+            ids.append(message_id)
+        return ids
+
+    def _deliver(self, message: Message) -> Message:
+        context = self._contexts[message.metadata.dst_node_id]
+        try:
+            reply = self._app(message, context)
+        except Exception:
+            return Message(Error(code=0, reason="the site failed"), reply_to=message)
+        return _copy(reply)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return and forget the replies."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Deliver messages and return their replies."""
+        del timeout
+        return self.pull_messages(self.push_messages(messages))
+
+
+def _copy(message: Message) -> Message:
+    return message_from_proto(message_to_proto(message))

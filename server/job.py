@@ -1,0 +1,124 @@
+"""What a server is asked to do: public settings only, as JSON through Flower's run configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dp_risk.privacy.planning import Privacy
+from dp_risk.types import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """How many sites, and how the server steps (the `federation` group of the configuration).
+
+    Parameters
+    ----------
+    sites : int
+        Sites to wait for, at least 1.
+    min_sites : int or None
+        Fewest sites that may answer a round; None means all of them.
+    rounds : int or None
+        None chooses it.
+    steps_per_round : int
+        DP steps a site makes between two messages, at least 1.
+    learning_rate : float or None
+        Step size for the mean gradient; None chooses it from the noise.
+    momentum : float
+        In [0, 1).
+    averaging : float
+        Weight of the past in the average of the weights, in [0, 1).
+    timeout : float
+        Seconds to wait for sites, and for the answers of one round.
+    """
+
+    sites: int
+    min_sites: int | None
+    rounds: int | None
+    steps_per_round: int
+    learning_rate: float | None
+    momentum: float
+    averaging: float
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if self.sites < 1:
+            raise ConfigurationError(f"federation.sites: {self.sites} is not at least 1")
+        if self.min_sites is not None and not 1 <= self.min_sites <= self.sites:
+            raise ConfigurationError(f"federation.min_sites: {self.min_sites} is not in 1..sites")
+        if self.rounds is not None and self.rounds < 1:
+            raise ConfigurationError(f"federation.rounds: {self.rounds} is not at least 1")
+        if self.steps_per_round < 1:
+            raise ConfigurationError(
+                f"federation.steps_per_round: {self.steps_per_round} is not at least 1"
+            )
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigurationError(
+                f"federation.learning_rate: {self.learning_rate} is not above 0"
+            )
+        for name, value in (("momentum", self.momentum), ("averaging", self.averaging)):
+            if not 0 <= value < 1:
+                raise ConfigurationError(f"federation.{name}: {value} is not in [0, 1)")
+        if not self.timeout > 0:
+            raise ConfigurationError(f"federation.timeout: {self.timeout} is not above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run.
+
+    Parameters
+    ----------
+    run : str
+        Run id, unique.
+    folder : Path
+        Run folder; it exists.
+    dataset : str
+        Dataset id that every site must hold.
+    schema : mapping
+        The public schema.
+    model, model_options : str, mapping
+        Name in the model registry and its options.
+    privacy : Privacy
+        What is asked.
+    federation : Federation
+        How the server steps.
+    seed : int
+        Public seed.
+    """
+
+    run: str
+    folder: Path
+    dataset: str
+    schema: Mapping[str, Any]
+    model: str
+    model_options: Mapping[str, Any]
+    privacy: Privacy
+    federation: Federation
+    seed: int
+
+    def to_json(self) -> str:
+        """Encode for Flower's run configuration."""
+        return json.dumps({**asdict(self), "folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Decode.
+
+        Raises
+        ------
+        ConfigurationError
+            If the text is no job.
+        """
+        try:
+            data = json.loads(text)
+            privacy = Privacy(**data.pop("privacy"))
+            federation = Federation(**data.pop("federation"))
+            folder = Path(data.pop("folder"))
+            return cls(privacy=privacy, federation=federation, folder=folder, **data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigurationError(f"the run configuration holds no job: {error}") from None

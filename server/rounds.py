@@ -1,0 +1,353 @@
+"""One federated run over a Grid: plan, enrol, count, step, close."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors.numpy
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from dp_risk import models
+from dp_risk.data.coding import Coding
+from dp_risk.data.schema import Schema
+from dp_risk.privacy.accounting import epsilon
+from dp_risk.privacy.dpsgd import dimension
+from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
+from dp_risk.privacy.release import Release
+from dp_risk.types import Adjacency, FederationError, RandomnessKind, Refused, Trust
+from server.aggregation import Stepper, Weights, total
+from server.budget import SiteView, check_together, refusal_line
+from server.exchange import ask, releases, statements, wait_for_nodes
+from server.job import Job
+from server.provenance import commit, peak_rss_mb, versions
+
+SCHEMA_VERSION = 1
+_REPORTS = 10
+
+
+class Observer(Protocol):
+    """Watches a run; the estimate it returns must be computed from public rows or releases."""
+
+    def planned(self, plan: Plan) -> None:
+        """Hear the plan before the first charge."""
+        ...
+
+    def stepped(
+        self, done: int, plan: Plan, epsilon_spent: float | None, at: Weights
+    ) -> float | None:
+        """Hear of `done` rounds; return an AUPRC or None. `epsilon_spent` is given now and then."""
+        ...
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def planned(self, plan: Plan) -> None:
+        """Do nothing."""
+
+    def stepped(
+        self, done: int, plan: Plan, epsilon_spent: float | None, at: Weights
+    ) -> float | None:
+        """Do nothing."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What rounds brought."""
+
+    weights: Weights
+    joined: Mapping[int, int]
+    lost: int
+
+
+class Run:
+    """One run of a job; `execute` does all of it.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's way to the sites.
+    job : Job
+        What to do.
+    observer : Observer
+        Who watches.
+    """
+
+    def __init__(self, grid: Grid, job: Job, observer: Observer) -> None:
+        self.grid = grid
+        self.job = job
+        self.observer = observer
+        self.coding = Coding(schema=Schema.from_dict(dict(job.schema)))
+        self.started = time.monotonic()
+
+    def execute(self) -> dict[str, Any]:
+        """Run to the end, write the artefacts into the job's folder, return `run.json`.
+
+        Raises
+        ------
+        Refused
+            If a site refuses the plan; every reservation is given back.
+        FederationError
+            If too few sites answer.
+        ConfigurationError
+            If delta does not fit the number of units.
+        """
+        job, settings = self.job, self.job.federation
+        nodes = wait_for_nodes(self.grid, settings.sites, settings.timeout)
+        views = self._views(nodes, "query.status", {})
+        if len(views) < len(nodes):
+            raise FederationError(f"{len(nodes) - len(views)} sites did not state their budget")
+        check_together(views, dataset=job.dataset)
+        sizes = [view.units for view in views]
+        declared = None if None in sizes else sum(size or 0 for size in sizes)
+        if declared is not None and job.privacy.trust != Trust.NONE:
+            check_delta(job.privacy.delta, declared, where="declared")
+        plan, noise = self._plan(declared)
+        self.observer.planned(plan)
+        self._enrol(plan, views)
+        try:
+            units = self._units(plan, views)
+            rate = settings.learning_rate or choose_learning_rate(
+                noise,
+                clip_norm=plan.clip_norm,
+                sites=len(views),
+                units=sum(units.values()),
+                dimension=plan.dimension,
+            )
+            outcome = self._rounds(plan, units, rate)
+        finally:
+            closed = self._views([v.node for v in views], "query.close", {"run": plan.run})
+        self._save_model(outcome.weights)
+        return self._save_run(plan, views, closed, units, rate, outcome)
+
+    def _views(self, nodes: list[int], kind: str, values: Mapping[str, Any]) -> list[SiteView]:
+        timeout = self.job.federation.timeout
+        said = statements(ask(self.grid, nodes, kind, values, None, timeout))
+        return [SiteView(node=node, statement=said[node]) for node in nodes if node in said]
+
+    def _plan(self, units: int | None) -> tuple[Plan, Noise]:
+        job, privacy, settings = self.job, self.job.privacy, self.job.federation
+        noise = choose_noise(
+            privacy,
+            units=units,
+            rounds=settings.rounds,
+            steps_per_round=settings.steps_per_round,
+        )
+        module = models.build(job.model, job.model_options, self.coding, job.seed)
+        local_rate = 0.0
+        if settings.steps_per_round > 1:
+            # Public facts only: an average site's expected batch.
+            batch = noise.sampling_rate * (units or 1000 * settings.sites) / settings.sites
+            local_rate = (settings.learning_rate or 0.1) / max(batch, 1.0)
+        plan = Plan(
+            run=job.run,
+            dataset=job.dataset,
+            schema=self.coding.schema.digest,
+            model=job.model,
+            model_options=dict(job.model_options),
+            dimension=dimension(module),
+            trust=privacy.trust,
+            unit=privacy.unit,
+            randomness=privacy.randomness,
+            delta=privacy.delta,
+            epsilon=privacy.epsilon,
+            clip_norm=privacy.clip_norm,
+            noise_multiplier=noise.noise_multiplier,
+            sampling_rate=noise.sampling_rate,
+            rounds=noise.rounds,
+            steps_per_round=settings.steps_per_round,
+            local_rate=local_rate,
+            counts_noise=noise.counts_noise,
+            seed=job.seed,
+        )
+        return plan, noise
+
+    def _enrol(self, plan: Plan, views: list[SiteView]) -> None:
+        nodes = [view.node for view in views]
+        values = {"plan": plan.to_dict(), "run": plan.run}
+        joined = {view.node for view in self._views(nodes, "query.enrol", values)}
+        refused = [view for view in views if view.node not in joined]
+        if refused:
+            self._views(sorted(joined), "query.close", {"run": plan.run})
+            line = refusal_line(refused, epsilon=plan.epsilon, delta=plan.delta)
+            raise Refused(line)
+
+    def _ask_releases(
+        self, plan: Plan, kind: str, purpose: str, round: int, nodes: list[int], at: Weights | None
+    ) -> dict[int, Release]:
+        values = {"plan": plan.digest, "round": round}
+        weights = None if at is None else {k: np.asarray(v) for k, v in at.items()}
+        answers = ask(self.grid, nodes, kind, values, weights, self.job.federation.timeout)
+        good = releases(answers, run=plan.run, purpose=purpose, round=round)
+        fewest = self.job.federation.min_sites or self.job.federation.sites
+        if len(good) < fewest:
+            raise FederationError(
+                f"{len(good)} of {len(nodes)} sites answered {purpose} round {round + 1}, "
+                f"{fewest} are needed; charges are kept"
+            )
+        return good
+
+    def _units(self, plan: Plan, views: list[SiteView]) -> dict[int, float]:
+        """Return each site's declared or released number of units."""
+        if not plan.counts_noise:
+            return {view.node: float(view.units or 0) for view in views}
+        nodes = [view.node for view in views]
+        counts = self._ask_releases(plan, "query.counts", COUNTS, 0, nodes, None)
+        units = {node: max(1.0, float(r.arrays["units"][0])) for node, r in counts.items()}
+        check_delta(plan.delta, round(sum(units.values())), where="released")
+        return units
+
+    def _rounds(self, plan: Plan, units: Mapping[int, float], rate: float) -> Outcome:
+        job, settings = self.job, self.job.federation
+        module = models.build(job.model, job.model_options, self.coding, job.seed)
+        start = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+        stepper = Stepper(
+            learning_rate=rate, momentum=settings.momentum, averaging=settings.averaging
+        )
+        at, nodes, lost = stepper.start(start), sorted(units), 0
+        joined = dict.fromkeys(nodes, 0)
+        with (job.folder / "rounds.jsonl").open("w") as log:
+            for number in range(plan.rounds):
+                got = self._ask_releases(plan, "train", TRAINING, number, nodes, at.weights)
+                for node in got:
+                    joined[node] += 1
+                lost += len(nodes) - len(got)
+                batch = plan.sampling_rate * sum(units[node] for node in got)
+                batch *= plan.steps_per_round
+                summed = total([got[node].arrays for node in sorted(got)])
+                gradient = {name: array / max(batch, 1.0) for name, array in summed.items()}
+                at = stepper.step(at, gradient)
+                spent = self._spent(plan, number + 1)
+                auprc = self.observer.stepped(number + 1, plan, spent, stepper.result(at))
+                line = {
+                    "round": number + 1,
+                    "epsilon_spent": spent,
+                    "auprc": auprc,
+                    "sites": len(got),
+                    "seconds": round(time.monotonic() - self.started, 3),
+                }
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+        return Outcome(weights=stepper.result(at), joined=joined, lost=lost)
+
+    def _spent(self, plan: Plan, done: int) -> float | None:
+        """Return the run cost of the rounds so far; now and then, because it takes time."""
+        every = max(1, plan.rounds // _REPORTS)
+        if not plan.private or (done % every and done != plan.rounds):
+            return None
+        lines = [
+            replace(line, rounds=done) if line.name == TRAINING else line for line in plan.schedule
+        ]
+        return epsilon([line.total for line in lines], plan.delta)
+
+    def _save_model(self, weights: Weights) -> None:
+        job = self.job
+        arrays: dict[str, NDArray[Any]] = {k: np.ascontiguousarray(v) for k, v in weights.items()}
+        safetensors.numpy.save_file(arrays, job.folder / "model.safetensors")
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "model": job.model,
+            "options": dict(job.model_options),
+            "schema": dict(job.schema),
+            "seed": job.seed,
+        }
+        (job.folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    def _save_run(
+        self,
+        plan: Plan,
+        views: list[SiteView],
+        closed: list[SiteView],
+        units: Mapping[int, float],
+        rate: float,
+        outcome: Outcome,
+    ) -> dict[str, Any]:
+        last = {view.node: view for view in closed}
+        sites = [self._site(plan, last.get(v.node, v), units, outcome) for v in views]
+        charges = [
+            {
+                "split": "train",
+                "purpose": line.name,
+                "event": str(line.total),
+                "epsilon": epsilon([line.total], plan.delta) if plan.private else None,
+            }
+            for line in plan.schedule
+        ]
+        run = {
+            "schema_version": SCHEMA_VERSION,
+            "run": plan.run,
+            "dataset": plan.dataset,
+            "model": plan.model,
+            "trust": plan.trust,
+            "unit": plan.unit,
+            "adjacency": Adjacency.ADD_REMOVE,
+            "delta": plan.delta,
+            "epsilon_target": plan.epsilon,
+            "epsilon_spent": plan.cost if plan.private else None,
+            "epsilon_lifetime": max(v.statement["spent_epsilon"] for v in last.values() or views),
+            "sigma": plan.noise_multiplier,
+            "q": plan.sampling_rate,
+            "steps": plan.rounds * plan.steps_per_round,
+            "rounds": plan.rounds,
+            "rounds_abandoned": 0,
+            "answers_lost": outcome.lost,
+            "clip_norm": plan.clip_norm,
+            "learning_rate": rate,
+            "min_sites": self.job.federation.min_sites or self.job.federation.sites,
+            "max_colluding": None,
+            "sites": sites,
+            "charges": charges,
+            "utility": None,
+            "seconds": round(time.monotonic() - self.started, 2),
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+            "versions": versions(),
+            "commit": commit(),
+            "randomness": plan.randomness,
+            "plan": plan.digest,
+            "assumptions": self._assumptions(plan),
+        }
+        (self.job.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        return run
+
+    @staticmethod
+    def _site(
+        plan: Plan, view: SiteView, units: Mapping[int, float], outcome: Outcome
+    ) -> dict[str, Any]:
+        said = view.statement
+        return {
+            "site": view.site,
+            "units": round(units.get(view.node, 0.0)),
+            "epsilon_spent": plan.cost if plan.private else None,
+            "epsilon_lifetime_left": said["left_epsilon"],
+            "epsilon_lifetime": said["spent_epsilon"],
+            "epsilon_lifetime_budget": said["lifetime_epsilon"],
+            "lifetime_used": said["lifetime_used"],
+            "ledger_head": said["ledger_head"],
+            "rounds_joined": outcome.joined.get(view.node, 0),
+        }
+
+    @staticmethod
+    def _assumptions(plan: Plan) -> list[str]:
+        lines = [
+            "Each unit's data sits at one site only.",
+            "The schema (columns, bounds, value lists) is public and was not derived from the rows.",
+            "Crashes, missed deadlines and the timing of answers are outside the guarantee.",
+        ]
+        if not plan.counts_noise:
+            lines.append("The number of training units at each site is public, as its policy says.")
+        if plan.randomness == RandomnessKind.SEEDED:
+            lines.append("Randomness was seeded: whoever knows the seed can remove the noise.")
+        return lines
+
+
+def execute(grid: Grid, job: Job, observer: Observer | None = None) -> dict[str, Any]:
+    """Run a job over a grid and return `run.json`; see `Run.execute`."""
+    return Run(grid, job, observer or Silent()).execute()
