@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 _SERVER = 1
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(Grid):  # type: ignore[misc]
     """Deliver each message to a ClientApp in this process.
 
     Messages are encoded and decoded on the way, so that two sites never share an object, and an

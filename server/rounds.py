@@ -52,9 +52,7 @@ class Silent:
     def planned(self, plan: Plan) -> None:
         """Do nothing."""
 
-    def stepped(
-        self, done: int, plan: Plan, epsilon_spent: float | None, at: Weights
-    ) -> float | None:
+    def stepped(self, *_: object) -> float | None:
         """Do nothing."""
         return None
 
@@ -338,7 +336,7 @@ class Run:
     def _assumptions(plan: Plan) -> list[str]:
         lines = [
             "Each unit's data sits at one site only.",
-            "The schema (columns, bounds, value lists) is public and was not derived from the rows.",
+            "The schema (columns, bounds, values) is public and was not derived from the rows.",
             "Crashes, missed deadlines and the timing of answers are outside the guarantee.",
         ]
         if not plan.counts_noise:

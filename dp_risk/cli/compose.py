@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dp_risk.cli.settings import Frontier, RunFolder, Settings, Sites
 from dp_risk.models import REGISTRY
+from dp_risk.privacy.planning import Privacy
 from dp_risk.types import ConfigurationError
 
 _GROUPS = ("data", "partition", "model", "federation", "grid", "evaluation", "report")
@@ -31,10 +32,8 @@ def settings(overrides: Sequence[str]) -> Settings:
     """
     config = _compose(overrides)
     built = {name: _build(config, name) for name in _GROUPS}
-    privacy_class, fields = _checked(config, "privacy", missing="epsilon")
-    privacy = None
-    if not OmegaConf.is_missing(fields, "epsilon"):
-        privacy = privacy_class(**OmegaConf.to_container(fields))
+    privacy_values = _values(_merged(Privacy, config["privacy"], "privacy", missing="epsilon"))
+    privacy = None if privacy_values["epsilon"] == "???" else Privacy(**privacy_values)
     model = built.pop("model")
     names = {cls: name for name, cls in REGISTRY.items()}
     seed = config.get("seed")
@@ -45,7 +44,7 @@ def settings(overrides: Sequence[str]) -> Settings:
         model_name=names[type(model)],
         model_options=dataclasses.asdict(model),
         privacy=privacy,
-        privacy_fields={"class": privacy_class, "fields": fields},
+        privacy_values=privacy_values,
         run=_build(config, "run", RunFolder),
         sites=_build(config, "sites", Sites),
         frontier=_build(config, "frontier", Frontier),
@@ -56,9 +55,7 @@ def settings(overrides: Sequence[str]) -> Settings:
 
 def with_privacy(base: Settings, *, seed: int, **changes: Any) -> Settings:
     """Return settings of one run of a frontier: other privacy fields and another public seed."""
-    fields = dict(base.privacy_fields["fields"])
-    fields.update(changes)
-    privacy = base.privacy_fields["class"](**fields)
+    privacy = Privacy(**{**base.privacy_values, **changes})
     partition = base.partition
     if hasattr(partition, "seed"):
         partition = dataclasses.replace(partition, seed=seed)
@@ -95,21 +92,23 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         raise ConfigurationError(_line(error)) from None
 
 
-def _checked(config: DictConfig, name: str, missing: str = "") -> tuple[Any, DictConfig]:
-    """Return the class of a group and its fields, merged into the class's own types."""
-    node = config[name]
+def _class(config: DictConfig, name: str) -> Any:
     try:
-        cls = get_class(node["_target_"])
+        return get_class(config[name]["_target_"])
     except Exception:
         raise ConfigurationError(f"{name}: no such kind of {name}") from None
-    return cls, _merged(cls, node, name, missing)
+
+
+def _values(node: DictConfig) -> dict[str, Any]:
+    return {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}  # type: ignore[union-attr]
 
 
 def _merged(cls: Any, node: DictConfig, name: str, missing: str = "") -> DictConfig:
-    schema = OmegaConf.structured(cls)
+    """Return the fields of a group, merged into the types of its class."""
+    schema: DictConfig = OmegaConf.structured(cls)
     # Frozen classes make read-only nodes.
     OmegaConf.set_readonly(schema, False)
-    for key in node:
+    for key in map(str, node):
         if key == "_target_":
             continue
         try:
@@ -132,12 +131,8 @@ def _merged(cls: Any, node: DictConfig, name: str, missing: str = "") -> DictCon
 
 
 def _build(config: DictConfig, name: str, cls: Any = None) -> Any:
-    if cls is None:
-        cls, fields = _checked(config, name)
-    else:
-        fields = _merged(cls, config[name], name)
-    values = OmegaConf.to_container(fields, resolve=True)
-    assert isinstance(values, dict)
+    cls = cls or _class(config, name)
+    values = _values(_merged(cls, config[name], name))
     try:
         return cls(**values)
     except ConfigurationError:

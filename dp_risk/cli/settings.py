@@ -87,7 +87,7 @@ class Settings:
     model_name: str
     model_options: dict[str, Any]
     privacy: Privacy | None
-    privacy_fields: dict[str, Any]
+    privacy_values: dict[str, Any]
     federation: Federation
     grid: InProcess
     evaluation: Evaluation

@@ -178,7 +178,7 @@ def _policy(settings: Settings, name: str, units: int | None, lifetime_epsilon: 
         dataset=settings.data.dataset,
         unit="record",
         adjacency=Adjacency.ADD_REMOVE,
-        delta=float(settings.privacy_fields["fields"]["delta"]),
+        delta=float(settings.privacy_values["delta"]),
         lifetime_epsilon=lifetime_epsilon,
         run_epsilon=lifetime_epsilon,
         min_noise_multiplier=0.3,

@@ -25,7 +25,8 @@ class _Additive(nn.Module):
 
     def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         one = torch.ones(len(codes), 1, dtype=values.dtype)
-        return (self.terms(codes, values * self.value_scale) + self.bias(one)).squeeze(1)
+        logits: torch.Tensor = self.terms(codes, values * self.value_scale) + self.bias(one)
+        return logits.squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,4 +39,5 @@ class CodeSum(nn.Module):
             parts.append(rows.sum(1))
         if self.values is not None:
             parts.append(self.values(values))
-        return sum(parts[1:], parts[0])
+        total: torch.Tensor = sum(parts[1:], parts[0])
+        return total

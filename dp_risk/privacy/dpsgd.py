@@ -196,7 +196,7 @@ class DPSGD:
             loss = nn.functional.binary_cross_entropy_with_logits(
                 model(*inputs), labels, reduction="sum"
             )
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.clip_and_accumulate()
             for p in optimizer.params:
                 p.grad = None

@@ -175,7 +175,7 @@ class Plan:
         ValueError, TypeError
             On a missing or unknown key, a wrong type or an impossible value.
         """
-        kinds = {
+        kinds: dict[str, Any] = {
             "str": str,
             "int": int,
             "float": (int, float),
