@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +13,20 @@ from clients.gate import gate
 from clients.site import Site
 from dp_risk import wire
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+
+LOG = logging.getLogger("dp_risk.site")
+
+
+class SiteApp(ClientApp):  # type: ignore[misc]
+    """A ClientApp that refuses what it has no handler for: an exception's text would leave."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message."""
+        try:
+            return super().__call__(message, context)
+        except Exception:
+            LOG.warning("refused %s: no handler", message.metadata.message_type)
+            return Message(wire.refusal_record(), reply_to=message)
 
 
 def make_app(*, remember: bool = True) -> ClientApp:
@@ -32,7 +47,7 @@ def make_app(*, remember: bool = True) -> ClientApp:
     def site_of(context: Context) -> Site:
         return opened(str(context.node_config["site"]))
 
-    app = ClientApp()
+    app = SiteApp()
     mods = [gate(site_of)]
 
     def release(purpose: str, message: Message, context: Context) -> Message:

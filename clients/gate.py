@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.site import Site
@@ -20,15 +20,16 @@ def gate(open_site: Open) -> Callable[[Message, Context, ClientAppCallable], Mes
 
     A release passes when the digest recomputed over its names, dtypes, shapes and bytes is the one
     that the ledger minted for that round. A statement passes when the site, asked again, says the
-    same. All else, every exception included, becomes one constant refusal; the reason stays in the
-    site's own log.
+    same. What leaves is encoded anew from what was checked, so that nothing hides beside it: no
+    bytes behind an array, no key twice. All else, every exception included, becomes one constant
+    refusal; the reason stays in the site's own log.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         try:
             reply = call_next(message, context)
-            _check(reply, message, open_site(context))
-            return Message(reply.content, reply_to=message)
+            content = _checked(reply, message, open_site(context))
+            return Message(content, reply_to=message)
         except Exception as error:
             LOG.warning("refused %s: %s", message.metadata.message_type, error)
             LOG.debug("refused", exc_info=True)
@@ -37,14 +38,18 @@ def gate(open_site: Open) -> Callable[[Message, Context, ClientAppCallable], Mes
     return mod
 
 
-def _check(reply: Message, message: Message, site: Site) -> None:
+def _checked(reply: Message, message: Message, site: Site) -> RecordDict:
     content = reply.content
     if wire.STATEMENT in content:
-        run = wire.read_request(message).values.get("run")
-        if wire.read_statement(content) != site.statement(run if isinstance(run, str) else None):
+        about = wire.read_request(message).values.get("run")
+        said = site.statement(about if isinstance(about, str) else None)
+        if wire.read_statement(content) != said:
             raise ValueError("a statement that policy and ledger do not make")
-        return
+        return wire.statement_record(said)
     release = wire.read_release(content)
-    minted = site.ledger.released(run=release.run, purpose=release.purpose, round=release.round)
-    if minted != release.digest:
+    run, purpose, round = release.run, release.purpose, release.round
+    if site.ledger.released(run=run, purpose=purpose, round=round) != release.digest:
         raise ValueError("arrays that the ledger did not release")
+    if site.ledger.head_at(run=run, purpose=purpose, round=round) != release.ledger_head:
+        raise ValueError("another ledger head than that of the release")
+    return wire.release_record(release)

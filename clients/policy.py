@@ -15,6 +15,8 @@ import yaml
 from dp_risk.privacy.plan import Plan
 from dp_risk.types import ConfigurationError, RandomnessKind, Trust
 
+_MOST_UNITS = 10**7
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -126,7 +128,11 @@ class Policy:
             yield f"the schedule costs epsilon {cost:.4g}, more than the plan says"
         if cost > self.run_epsilon:
             yield f"the run costs epsilon {cost:.4g}, above the cap of {self.run_epsilon:.4g}"
-        if self.units is not None and plan.excess_delta(self.units) > plan.delta_reserve():
+        if self.units is not None and plan.delta * self.units >= 1:
+            yield "delta is not below 1/units"
+        # A private size is bounded by a public one: a refusal must not depend on it.
+        units = _MOST_UNITS if self.units is None else self.units
+        if plan.excess_delta(units) > plan.delta_reserve():
             yield "the samplers are too coarse for this delta"
         if plan.randomness == RandomnessKind.SEEDED and not self.public:
             yield "seeded noise needs public data"

@@ -6,6 +6,7 @@ Everything that a site knows between two messages is in there.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from dp_risk.privacy.release import Release
 from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split
 
 LOG = logging.getLogger("dp_risk.site")
+# The safe loader written in C where PyYAML has it: a site is opened for every message.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 POLICY, SITE, KEY, LEDGER, PLAN = (
     "policy.yaml",
     "site.yaml",
@@ -74,7 +77,7 @@ class Site:
         """
         policy = Policy.load(folder / POLICY)
         try:
-            settings = yaml.safe_load((folder / SITE).read_text())
+            settings = yaml.load((folder / SITE).read_text(), Loader=_LOADER)
             path = Path(settings["data"])
             shard = Shard(
                 path=path if path.is_absolute() else folder / path,
@@ -149,9 +152,13 @@ class Site:
         # The plan is on disk before the ledger knows the run: a reserved run always has its plan.
         path = self.folder / f"{plan.digest}.{PLAN}"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(yaml.safe_dump(plan.to_dict()))
+        temporary.write_text(json.dumps(plan.to_dict()))
         os.replace(temporary, path)
-        self.ledger.reserve(run=plan.run, plan_digest=plan.digest, schedule=plan.schedule)
+        try:
+            self.ledger.reserve(run=plan.run, plan_digest=plan.digest, schedule=plan.schedule)
+        except Refused:
+            path.unlink(missing_ok=True)
+            raise
         for old in self.folder.glob(f"*.{PLAN}"):
             if old != path:
                 old.unlink()
@@ -161,7 +168,7 @@ class Site:
             path = self.folder / f"{digest}.{PLAN}"
             if len(digest) != 64 or not digest.isalnum() or not path.exists():
                 raise Refused("the plan is not enrolled")
-            self._plans[digest] = Plan.from_dict(yaml.safe_load(path.read_text()))
+            self._plans[digest] = Plan.from_dict(json.loads(path.read_text()))
         plan = self._plans[digest]
         if plan.digest != digest:
             raise Refused("the stored plan does not match its digest")

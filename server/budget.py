@@ -57,14 +57,18 @@ def check_together(views: list[SiteView], *, dataset: str) -> None:
 
 def refusal_line(views: list[SiteView], *, epsilon: float | None, delta: float) -> str:
     """Say what was asked and what the refusing sites have left."""
-    asked = "a run without noise" if epsilon is None else f"epsilon {epsilon:g} (delta {delta:g})"
-    sites = ", ".join(
-        f"{v.site} has {v.statement['left_epsilon']:.4g} of {v.statement['lifetime_epsilon']:g} "
-        f"left ({v.statement['lifetime_used']:.0%} of its filter used) for delta {v.statement['delta']:g} (cap a run {v.statement['run_epsilon']:g})"
-        for v in views[:3]
-    )
-    more = f" and {len(views) - 3} more sites" if len(views) > 3 else ""
+    asked = "a run without noise" if epsilon is None else f"epsilon {epsilon:g}"
+    least = min(views, key=lambda view: float(view.statement["left_epsilon"]))
+    others = f" (and {len(views) - 1} more sites)" if len(views) > 1 else ""
     return (
-        f"refused: the run asks {asked}; lifetime budget: {sites}{more}; nothing was computed "
-        "(a site's own log says which rule refused)"
+        f"refused: the run asks {asked} at delta {delta:g}; {_left(least.statement)}{others}; "
+        "nothing was computed (a site's own log says which rule refused)"
+    )
+
+
+def _left(said: Mapping[str, Any]) -> str:
+    return (
+        f"{said['site']} has epsilon {said['left_epsilon']:.4g} of its lifetime "
+        f"{said['lifetime_epsilon']:g} left at delta {said['delta']:g} "
+        f"({said['lifetime_used']:.0%} of the filter used, at most {said['run_epsilon']:g} a run)"
     )

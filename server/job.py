@@ -1,4 +1,4 @@
-"""What a server is asked to do: public settings only, as JSON through Flower's run configuration."""
+"""What a server is asked to do: public settings, as JSON in Flower's run configuration."""
 
 from __future__ import annotations
 

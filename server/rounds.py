@@ -269,7 +269,7 @@ class Run:
         outcome: Outcome,
     ) -> dict[str, Any]:
         last = {view.node: view for view in closed}
-        sites = [self._site(plan, last.get(v.node, v), units, outcome) for v in views]
+        sites = [self._site(plan, v, last.get(v.node, v), units, outcome) for v in views]
         charges = [
             {
                 "split": "train",
@@ -317,7 +317,7 @@ class Run:
 
     @staticmethod
     def _site(
-        plan: Plan, view: SiteView, units: Mapping[int, float], outcome: Outcome
+        plan: Plan, before: SiteView, view: SiteView, units: Mapping[int, float], outcome: Outcome
     ) -> dict[str, Any]:
         said = view.statement
         return {
@@ -328,6 +328,7 @@ class Run:
             "epsilon_lifetime": said["spent_epsilon"],
             "epsilon_lifetime_budget": said["lifetime_epsilon"],
             "lifetime_used": said["lifetime_used"],
+            "lifetime_used_before": before.statement["lifetime_used"],
             "ledger_head": said["ledger_head"],
             "rounds_joined": outcome.joined.get(view.node, 0),
         }

@@ -38,7 +38,7 @@ def progress(title: str, *, as_json: bool) -> Iterator[Step]:
         return
     screen = Console(stderr=True, highlight=False)
     if not screen.is_terminal:
-        yield lambda done, plan, spent, auprc: None
+        yield _quiet
         return
     columns = (
         TextColumn("{task.description}"),
@@ -59,6 +59,10 @@ def progress(title: str, *, as_json: bool) -> Iterator[Step]:
             bar.update(task, completed=done, total=plan.rounds, facts=facts)
 
         yield step
+
+
+def _quiet(*_: object) -> None:
+    """Show nothing: the output is not a terminal."""
 
 
 def _json_steps(title: str) -> Step:

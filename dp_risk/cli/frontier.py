@@ -24,7 +24,7 @@ from dp_risk.evaluation.metrics import auprc, auroc
 from dp_risk.types import Refused, Split, Trust
 
 SCHEMA_VERSION = 1
-_NON_PRIVATE_ROUNDS = 300
+_NON_PRIVATE_ROUNDS = 150
 
 
 def run(settings: Settings, folder: Path, *, as_json: bool) -> None:

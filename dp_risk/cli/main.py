@@ -64,6 +64,12 @@ def run(arguments: Sequence[str]) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if getattr(options, "verbose", False):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"dp-risk: {error.strerror or type(error).__name__}{where}", file=sys.stderr)
+        return 1
     except Exception as error:
         if getattr(options, "verbose", False):
             raise

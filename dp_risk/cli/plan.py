@@ -58,9 +58,9 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     head = ["epsilon", "sigma", "q", "steps", "run cost (PLD)", "run cost (RDP)", "lifetime cost"]
     screen = console()
     screen.print(table("Cost of one run at a site", head, rows))
-    known = "sizes are released with noise" if units is None else f"{units} training units declared"
+    known = "sizes released with noise" if units is None else f"{units} training units"
     screen.print(
-        f"\ndelta {asked.delta:g}; {known}; {dimension(module)} coordinates; lifetime cost is by the "
+        f"\ndelta {asked.delta:g}; {known}; {dimension(module)} coordinates; lifetime cost by the "
         f"Renyi filter at order {filter.order}, of a budget of {filter.lifetime_epsilon:g}"
     )
     data = {

@@ -46,7 +46,7 @@ def federation_folder(settings: Settings) -> Path:
 
 
 def _dealing(settings: Settings) -> dict[str, Any]:
-    partition = {k: v for k, v in dataclasses.asdict(settings.partition).items()}
+    partition = dataclasses.asdict(settings.partition)
     return {
         "dataset": settings.data.dataset,
         "partition": type(settings.partition).__name__,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +45,8 @@ def run(settings: Settings, folder: Path, sites: list[Path], progress: Progress)
     progress : callable
         Told of (rounds done, plan, epsilon spent, AUPRC).
     """
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    # Batches are small: more threads cost more than they give.
+    torch.set_num_threads(1)
     schema = settings.data.load_schema()
     job = Job(
         run=secrets.token_hex(8),

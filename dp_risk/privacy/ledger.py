@@ -435,15 +435,19 @@ class Ledger:
         ).fetchone()
         if payload is None:
             raise Refused("the run is closed and its answers are gone")
-        head = self._connection.execute(
+        return Release(
+            run=run, purpose=purpose, round=round, arrays=safetensors.numpy.load(payload),
+            digest=digest, ledger_head=str(self.head_at(run=run, purpose=purpose, round=round)),
+        )  # fmt: skip
+
+    def head_at(self, *, run: str, purpose: str, round: int) -> str | None:
+        """Return the ledger's head when a round was released, or None."""
+        row = self._connection.execute(
             "SELECT hash FROM entry WHERE kind = 'release' AND json_extract(body, '$.run') = ? "
             "AND json_extract(body, '$.purpose') = ? AND json_extract(body, '$.round') = ?",
             (run, purpose, round),
         ).fetchone()
-        return Release(
-            run=run, purpose=purpose, round=round, arrays=safetensors.numpy.load(payload),
-            digest=digest, ledger_head=head[0],
-        )  # fmt: skip
+        return None if row is None else str(row[0])
 
     def released(self, *, run: str, purpose: str, round: int) -> str | None:
         """Return the digest of what was released in a round, or None."""

@@ -183,7 +183,7 @@ class Plan:
         }
         for field in dataclasses.fields(cls):
             kind = kinds.get(str(field.type), Mapping)
-            value = data[field.name] if field.name in data else None
+            value = data.get(field.name)
             if field.name not in data or isinstance(value, bool) or not isinstance(value, kind):
                 raise ValueError(f"plan: {field.name} is missing or has another type")
         return cls(**data)

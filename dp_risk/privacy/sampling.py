@@ -14,7 +14,7 @@ from dp_risk.privacy.randomness import Randomness
 
 @lru_cache(maxsize=64)
 def _gap_thresholds(rate: float) -> NDArray[np.uint64]:
-    """Return floor(2**64 P(gap <= k)) for k = 0 .. block-1; the rest of the mass is a longer gap."""
+    """Return floor(2**64 P(gap <= k)) for k in 0..block-1; the rest is a longer gap."""
     block = min(math.ceil(4 / rate), 4096)
     one = 1 << 256
     miss = int((1 - Fraction(rate)) * one)

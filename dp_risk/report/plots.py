@@ -156,6 +156,27 @@ def _axes_y(y: svg.Scale, left: float, right: float, count: int = 5) -> str:
     return "".join(out)
 
 
+def _budget(site: Facts, cost: float | None) -> tuple[float, float, float, str]:
+    """Return a site's budget: spent before, by this run, left, and the last two in words.
+
+    As parts of the filter's capacity where they are known, else as epsilons.
+    """
+    used = site.get("lifetime_used")
+    if used is not None:
+        before = float(site.get("lifetime_used_before") or 0.0)
+        run, left_over = max(0.0, used - before), max(0.0, 1.0 - used)
+        return before, run, left_over, f"{100 * run:.1f} % this run, {100 * left_over:.1f} % left"
+    run = site.get("epsilon_lifetime")
+    run = run if run is not None else cost
+    run = float(run if run is not None else site.get("epsilon_spent") or 0.0)
+    left_over = max(0.0, float(site.get("epsilon_lifetime_left") or 0.0))
+    budget = site.get("epsilon_lifetime_budget")
+    before = max(0.0, float(budget) - run - left_over) if budget is not None else 0.0
+    known = site.get("epsilon_lifetime_left") is not None
+    words = f"{rounded_down(left_over)} left" if known else "left unknown"
+    return before, run, left_over, f"{rounded_up(run)} this run, {words}"
+
+
 def sites(rows: Sequence[Facts], cost: float | None, *, width: float, cls: str) -> str:
     """Return each site's lifetime budget: spent before, spent by this run, left.
 
@@ -174,24 +195,19 @@ def sites(rows: Sequence[Facts], cost: float | None, *, width: float, cls: str) 
     shown = list(rows)
     if len(shown) > SITES_SHOWN:
         shown = sorted(shown, key=lambda s: s.get("epsilon_lifetime_left") or 0.0)[:SITES_SHOWN]
-    bars = []
-    for site in shown:
-        run = site.get("epsilon_lifetime")
-        run = run if run is not None else cost
-        run = float(run if run is not None else site.get("epsilon_spent") or 0.0)
-        left_over = max(0.0, float(site.get("epsilon_lifetime_left") or 0.0))
-        budget = site.get("epsilon_lifetime_budget")
-        before = max(0.0, float(budget) - run - left_over) if budget is not None else 0.0
-        bars.append((str(site.get("site")), before, run, left_over, site))
+    bars = [(str(site.get("site")), *_budget(site, cost)) for site in shown]
     room = 9 if compact else 22
     characters = min(max((len(b[0]) for b in bars), default=0), room)
     start = characters * svg.CHARACTER + 12
     end = width - (84 if compact else 190)
     x = svg.Scale(
-        low=0, high=max((sum(b[1:4]) for b in bars), default=1.0) or 1.0, start=start, end=end
+        low=0,
+        high=max((b[1] + b[2] + b[3] for b in bars), default=1.0) or 1.0,
+        start=start,
+        end=end,
     )
     step, body = 25.0, []
-    for i, (name, before, run, left_over, site) in enumerate(bars):
+    for i, (name, before, run, left_over, words) in enumerate(bars):
         top = 6 + i * step
         body.append(svg.text(start - 8, top + 13, svg.shorten(name, characters), "label", "end"))
         at = 0.0
@@ -203,10 +219,8 @@ def sites(rows: Sequence[Facts], cost: float | None, *, width: float, cls: str) 
                     f'height="17" class="bar {kind}"/>'
                 )
             at += size
-        left_known = site.get("epsilon_lifetime_left") is not None
-        words = f"{rounded_down(left_over)} left" if left_known else "left unknown"
-        if not compact:
-            words = f"{rounded_up(run)} this run, {words}"
+        if compact:
+            words = words.rpartition(", ")[2]
         body.append(svg.text(end + 8, top + 13, words, "label"))
     height = 10 + step * len(bars)
     title = f"Lifetime budgets of {len(bars)} sites: spent and left"

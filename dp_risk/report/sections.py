@@ -157,18 +157,28 @@ def sites(report: Facts) -> str:
         if shown
     )
     note = (
-        "Lifetime budgets are kept by a privacy filter, which counts a run at its filter cost; the "
-        "epsilon of the run itself is the PLD figure in the table. "
+        "Bars are parts of the lifetime filter's capacity, which runs use up evenly. Turning a "
+        "filter's total into an epsilon adds a constant once, so in epsilons the first run seems "
+        "dear and later ones cheap; the epsilon of the run itself is the PLD figure in the table. "
     )
     if len(rows) > plots.SITES_SHOWN:
         note += f"Drawn: the {plots.SITES_SHOWN} sites with least left. "
-    head = ("Site", "Units", "epsilon, this run", "Lifetime left", "Rounds joined", "Ledger head")
+    head = (
+        "Site",
+        "Units",
+        "epsilon, this run",
+        "Lifetime left",
+        "Filter used",
+        "Rounds joined",
+        "Ledger head",
+    )
     body: list[list[Cell]] = [
         [
             str(site.get("site")),
             site.get("units"),
             _up(site.get("epsilon_spent")),
             _down(site.get("epsilon_lifetime_left")),
+            _percent(site.get("lifetime_used")),
             site.get("rounds_joined"),
             str(site.get("ledger_head") or "–")[:12],  # noqa: RUF001
         ]
@@ -180,6 +190,10 @@ def sites(report: Facts) -> str:
         f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
         + details("Table of sites", table("Units are declared or released numbers", head, body)),
     )
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
 
 
 def charges(report: Facts) -> str:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import federation
+from tests.federation import Server
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site with private rows and a private size."""
+    return federation.make_site(tmp_path / "site-00", federation.rows(), federation.policy())
+
+
+@pytest.fixture
+def public_site(tmp_path: Path) -> Path:
+    """A site whose own policy says that its rows are public."""
+    rules = federation.policy(public=True, units=240)
+    return federation.make_site(tmp_path / "public-00", federation.rows(), rules)
+
+
+@pytest.fixture
+def server(site: Path) -> Server:
+    """A server before the private site, which forgets everything between messages."""
+    return Server(site)
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Make a federation: 300 rows dealt out to some sites under one policy."""
+
+    def make(count: int = 2, *, table: pa.Table | None = None, **changes: object) -> list[Path]:
+        whole = federation.rows() if table is None else table
+        return [
+            federation.make_site(
+                tmp_path / "sites" / f"site-{number:02d}",
+                whole.take(list(range(number, whole.num_rows, count))),
+                federation.policy(site=f"site-{number:02d}", **changes),
+            )
+            for number in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    """A Parquet file of 300 synthetic rows with its filled-in schema beside it."""
+    import yaml
+
+    pq.write_table(federation.rows(), tmp_path / "tiny.parquet")
+    (tmp_path / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA, sort_keys=False))
+    return tmp_path / "tiny.parquet"
