@@ -75,8 +75,17 @@ class Shard:
         stamp = [self.schema.digest, stat.st_size, stat.st_mtime_ns, self.holdout, self.key.hex()]
         return self.cache / digest(stamp)[:16]
 
-    def coded(self, split: Split) -> Coded:
-        """Return the units of one split; coded on first use."""
+    @cached_property
+    def train(self) -> Coded:
+        """The training units; coded on first use."""
+        return self._load(Split.TRAIN)
+
+    @cached_property
+    def holdout_units(self) -> Coded:
+        """The held-out units; coded on first use."""
+        return self._load(Split.HOLDOUT)
+
+    def _load(self, split: Split) -> Coded:
         folder = self._folder / split
         if not folder.exists():
             self._code()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,8 +174,8 @@ class Site:
         return plan
 
     def _module(self, plan: Plan) -> Any:
-        options: Mapping[str, Any] = plan.model_options
-        return models.build(plan.model, options, self.shard.coding, plan.seed)
+        # Not seeded: every weight comes from the server.
+        return models.create(plan.model, plan.model_options).build(self.shard.coding).double()
 
     def _randomness(self, plan: Plan, purpose: str, round: int) -> Randomness:
         if plan.randomness == RandomnessKind.SEEDED:
@@ -210,7 +209,7 @@ class Site:
         if stored is not None:
             return stored
         randomness = self._randomness(plan, purpose, round)
-        coded = self.shard.coded(Split.TRAIN)
+        coded = self.shard.train
         if purpose == COUNTS:
             mechanism = GaussianCount(noise_multiplier=plan.counts_noise)
             arrays = mechanism(len(coded), randomness)

@@ -41,7 +41,7 @@ class Request:
 
 def arrays_to_record(arrays: Arrays) -> ArrayRecord:
     """Encode named arrays."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in sorted(arrays.items())})
 
 
 def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:

@@ -309,6 +309,7 @@ class Run:
             "versions": versions(),
             "commit": commit(),
             "randomness": plan.randomness,
+            "seed": plan.seed,
             "plan": plan.digest,
             "assumptions": self._assumptions(plan),
         }

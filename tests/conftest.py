@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests import federation
 from tests.federation import Server
@@ -51,8 +52,6 @@ def sites(tmp_path: Path) -> Callable[..., list[Path]]:
 @pytest.fixture
 def tiny_file(tmp_path: Path) -> Path:
     """A Parquet file of 300 synthetic rows with its filled-in schema beside it."""
-    import yaml
-
     pq.write_table(federation.rows(), tmp_path / "tiny.parquet")
     (tmp_path / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA, sort_keys=False))
     return tmp_path / "tiny.parquet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -21,7 +22,7 @@ from dp_risk.cli.simulate import make_sites
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.evaluation import baselines
 from dp_risk.evaluation.metrics import auprc, auroc
-from dp_risk.types import Refused, Split, Trust
+from dp_risk.types import Refused, Trust
 
 SCHEMA_VERSION = 1
 _NON_PRIVATE_ROUNDS = 150
@@ -47,7 +48,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     compared: list[dict[str, Any]] = []
     shown: tuple[float, Path] | None = None
     show = console()
-    with tempfile.TemporaryDirectory(prefix="dp-risk-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="dp-risk-", dir=_scratch()) as scratch:
         for number, (trust, epsilon, seed) in enumerate(_points(settings)):
             name = f"epsilon {'none' if epsilon is None else format(epsilon, 'g')}, seed {seed}"
             one = _point(settings, trust, epsilon, seed)
@@ -96,6 +97,16 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     show.print(f"\n{frontier['seconds']:.0f} s in all; report: {folder / 'report.html'}")
 
 
+def _scratch() -> str | None:
+    """Return memory-backed storage where there is room: these ledgers are thrown away at the end."""
+    memory = Path("/dev/shm")
+    try:
+        roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+    except OSError:
+        return None
+    return str(memory) if roomy else None
+
+
 def _points(settings: Settings) -> Iterator[tuple[str, float | None, int]]:
     for epsilon in settings.frontier.epsilons:
         trusts = [Trust.NONE.value] if epsilon is None else settings.frontier.trusts
@@ -121,6 +132,7 @@ def _train(
     sites = make_sites(settings, scratch / f"sites-{number}", lifetime_epsilon=2 * asked + 2)
     with progress(title, as_json=as_json) as step:
         record = training.run(settings, place, sites, step)
+    shutil.rmtree(scratch / f"sites-{number}")
     return record, place
 
 
@@ -130,8 +142,8 @@ def _baselines(
     one = _point(settings, Trust.NONE, None, seed)
     folders = make_sites(one, scratch / f"sites-baseline-{seed}", lifetime_epsilon=10.0)
     sites = [Site.open(folder) for folder in folders]
-    train = [site.shard.coded(Split.TRAIN) for site in sites]
-    holdout = training.concatenate([site.shard.coded(Split.HOLDOUT) for site in sites])
+    train = [site.shard.train for site in sites]
+    holdout = training.concatenate([site.shard.holdout_units for site in sites])
     coding = Coding(schema=one.data.load_schema())
     pooled = training.concatenate(train)
 

@@ -23,7 +23,6 @@ from dp_risk.data.schema import Schema
 from dp_risk.evaluation.metrics import auprc, evaluate
 from dp_risk.privacy.dpsgd import load_weights
 from dp_risk.privacy.plan import Plan
-from dp_risk.types import Split
 from server.app import make_app as make_server
 from server.grids import InProcessGrid
 from server.job import Job
@@ -110,7 +109,7 @@ def public_holdout(folders: list[Path]) -> Coded | None:
     sites = [Site.open(folder) for folder in folders]
     if not all(site.policy.public for site in sites):
         return None
-    return concatenate([site.shard.coded(Split.HOLDOUT) for site in sites])
+    return concatenate([site.shard.holdout_units for site in sites])
 
 
 def concatenate(parts: list[Coded]) -> Coded:

@@ -45,7 +45,7 @@ class Event:
     count: int = 1
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
+        if not 0 <= self.noise_multiplier < math.inf:
             raise ValueError("noise_multiplier must be finite and at least 0")
         if not 0 < self.sampling_rate <= 1:
             raise ValueError("sampling_rate must lie in (0, 1]")
@@ -80,6 +80,11 @@ class Event:
         known = {"codec", "kind", "noise_multiplier", "sampling_rate", "count"}
         if set(data) != known or data["codec"] != CODEC_VERSION or data["kind"] != "gaussian":
             raise ValueError("not an event of a known kind")
+        for key in ("noise_multiplier", "sampling_rate"):
+            if isinstance(data[key], bool) or not isinstance(data[key], int | float):
+                raise ValueError(f"an event's {key} must be a number")
+            if not 0 <= data[key] <= 1e300:
+                raise ValueError(f"an event's {key} must be finite and at least 0")
         return cls(
             noise_multiplier=float(data["noise_multiplier"]),
             sampling_rate=float(data["sampling_rate"]),

@@ -145,7 +145,7 @@ class Ledger:
             if found is None:
                 if account is None:
                     raise ConfigurationError(f"{path}: no ledger here")
-                found = cls._create(connection, account)
+                found = cls._create(connection, account, path)
         except sqlite3.Error as error:
             raise ConfigurationError(f"{path}: the ledger cannot be used: {error}") from None
         stored, filter = found
@@ -181,10 +181,22 @@ class Ledger:
         return account, filter
 
     @staticmethod
-    def _create(connection: sqlite3.Connection, account: Account) -> tuple[Account, Filter]:
-        filter = Filter.open(account.lifetime_epsilon, account.delta)
+    def _create(
+        connection: sqlite3.Connection, account: Account, path: Path
+    ) -> tuple[Account, Filter]:
+        try:
+            filter = Filter.open(account.lifetime_epsilon, account.delta)
+        except ValueError as error:
+            raise ConfigurationError(f"{path}: {error}") from None
         salt = os.urandom(32).hex()
-        connection.executescript("BEGIN IMMEDIATE;" + _TABLES)
+        connection.execute("BEGIN IMMEDIATE")
+        found = Ledger._read_account(connection, path)
+        if found is not None:
+            # Another process opened the same account first.
+            connection.execute("ROLLBACK")
+            return found
+        for statement in _TABLES.split(";"):
+            connection.execute(statement)
         rows = {
             "schema_version": str(SCHEMA_VERSION),
             "account": json.dumps(dataclasses.asdict(account)),
@@ -483,13 +495,28 @@ class Ledger:
         )
 
     def verify(self) -> int:
-        """Check the hash chain from the salt to the head; return the number of entries.
+        """Check the hash chain from the salt to the head, and the answers against it.
+
+        Returns
+        -------
+        int
+            Number of entries.
 
         Raises
         ------
         VerificationError
             Naming the first entry that does not hold.
         """
+        # One snapshot: another process may be writing.
+        self._connection.execute("BEGIN")
+        try:
+            count = self._verify_chain()
+            self._verify_answers()
+        finally:
+            self._connection.execute("ROLLBACK")
+        return count
+
+    def _verify_chain(self) -> int:
         salt = self._connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
         previous, count = salt, 0
         for row in self._connection.execute("SELECT * FROM entry ORDER BY sequence"):
@@ -498,11 +525,24 @@ class Ledger:
             if not good or hashed != _entry_hash(before, sequence, time, kind, body):
                 raise VerificationError(f"ledger entry {count} does not hold: the chain is broken")
             previous, count = hashed, count + 1
-        opened = next(iter(self.entries())).body
         stated = {**dataclasses.asdict(self.account), "order": self.filter.order, "filter": 0.0}
-        if opened != stated:
+        if count == 0 or next(iter(self.entries())).body != stated:
             raise VerificationError("ledger entry 0 does not hold: the account was changed")
         return count
+
+    def _verify_answers(self) -> None:
+        # What a round may still do, and what is given back, hangs on the table of answers.
+        chain: dict[tuple[str, str, int], tuple[str, str | None]] = {}
+        for entry in self.entries():
+            if entry.kind in ("charge", "release"):
+                key = (entry.body["run"], entry.body["purpose"], entry.body["round"])
+                if entry.kind == "charge":
+                    chain[key] = (entry.body["request"], None)
+                else:
+                    chain[key] = (chain[key][0], entry.body["digest"])
+        rows = self._connection.execute("SELECT run, purpose, round, request, digest FROM answer")
+        if {row[:3]: row[3:] for row in rows} != chain:
+            raise VerificationError("the answers do not hold: they are not those of the entries")
 
 
 def _now() -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dp_risk.privacy.randomness import Randomness
 
+_MIN_CLIP_NORM = 1e-100
 _MIN_BITS, _MAX_BITS = 14, 24
 # Each comparison with a 64-bit word is off by at most 2**-64; a draw makes fewer than 2**7 of them.
 _SAMPLER_DISTANCE = 2.0**-57
@@ -134,6 +135,9 @@ class Grid:
     def __post_init__(self) -> None:
         if not (self.clip_norm > 0 and self.noise_multiplier > 0 and self.dimension >= 1):
             raise ValueError("clip_norm, noise_multiplier and dimension must be positive")
+        # Where floats lose their precision, neither the step nor the clipping would be exact.
+        if not _MIN_CLIP_NORM <= self.clip_norm <= 1 / _MIN_CLIP_NORM:
+            raise ValueError("clip_norm is too small or too large for the grid")
         if self.bits > _MAX_BITS:
             raise ValueError("the noise multiplier times sqrt(dimension) is too large for the grid")
 

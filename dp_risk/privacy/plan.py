@@ -27,6 +27,10 @@ class Purpose:
     event: Event
     rounds: int
 
+    def __post_init__(self) -> None:
+        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
+            raise ValueError("rounds must be a whole number, at least 1")
+
     @property
     def total(self) -> Event:
         """The event of all rounds together."""
@@ -99,13 +103,23 @@ class Plan:
             (RandomnessKind, self.randomness),
         ):
             kind(value)
-        numbers = (self.delta, self.clip_norm, self.local_rate, self.counts_noise)
+        numbers = (
+            self.delta,
+            self.clip_norm,
+            self.local_rate,
+            self.counts_noise,
+            self.noise_multiplier,
+        )
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise ValueError("a plan holds finite numbers, at least 0")
         if not 0 < self.delta < 1 or self.clip_norm <= 0:
             raise ValueError("delta lies in (0, 1) and clip_norm is above 0")
         if self.rounds < 1 or self.steps_per_round < 1 or self.dimension < 1:
             raise ValueError("rounds, steps_per_round and dimension are at least 1")
+        if not 0 < self.sampling_rate <= 1:
+            raise ValueError("sampling_rate lies in (0, 1]")
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise ValueError("epsilon is finite and above 0")
         if (self.noise_multiplier == 0) != (self.trust == Trust.NONE):
             raise ValueError("noise is absent exactly when trust is none")
         if self.private:
@@ -156,7 +170,7 @@ class Plan:
         if self.counts_noise:
             grid = Grid(clip_norm=1.0, noise_multiplier=self.counts_noise, dimension=1)
             distance += grid.distance(1)
-        return (1 + math.exp(self.epsilon)) * distance
+        return (1 + math.exp(min(self.epsilon, 700.0))) * distance
 
     def delta_reserve(self) -> float:
         """Return the part of delta that `excess_delta` must stay below."""

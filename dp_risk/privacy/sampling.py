@@ -21,7 +21,7 @@ def _gap_thresholds(rate: float) -> NDArray[np.uint64]:
     survival, cumulative = one, []
     for _ in range(block):
         survival = survival * miss >> 256
-        cumulative.append((one - survival) >> 192)
+        cumulative.append(min((one - survival) >> 192, 2**64 - 1))
     return np.array(cumulative, dtype=np.uint64)
 
 

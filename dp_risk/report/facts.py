@@ -22,7 +22,7 @@ METRICS = ("auroc", "auprc")
 _SETTINGS = (
     *("trust", "unit", "adjacency", "delta", "epsilon_target", "epsilon_spent"),
     *("epsilon_lifetime", "sigma", "q", "steps", "rounds", "rounds_abandoned", "clip_norm"),
-    *("min_sites", "max_colluding", "randomness", "seconds", "peak_rss_mb"),
+    *("min_sites", "max_colluding", "randomness", "seed", "seconds", "peak_rss_mb"),
 )
 
 

@@ -130,7 +130,7 @@ def utility(report: Facts) -> str:
             if name in facts
         ]
         head = ("Metric", "Value", "Low", "High")
-        content = table("On held-out units, with 95 % intervals", head, rows)
+        content = _whose(report) + table("On held-out units, with 95 % intervals", head, rows)
     return _section("utility", "Utility", content)
 
 
@@ -187,9 +187,20 @@ def sites(report: Facts) -> str:
     return _section(
         "sites",
         "Sites and budgets",
-        f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
+        _whose(report)
+        + f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
         + details("Table of sites", table("Units are declared or released numbers", head, body)),
     )
+
+
+def _whose(report: Facts) -> str:
+    """Say which run of a frontier a section is about."""
+    settings = report["settings"]
+    if report["kind"] != "frontier" or settings.get("seed") is None:
+        return ""
+    epsilon = settings.get("epsilon_target")
+    which = "without noise" if epsilon is None else f"with epsilon {epsilon:g}"
+    return f'<p class="note">Of one run: {esc(which)}, seed {esc(settings["seed"])}.</p>'
 
 
 def _percent(share: float | None) -> str | None:

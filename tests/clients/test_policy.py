@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clients.policy import Policy
+from dp_risk.types import ConfigurationError
+from tests.federation import plan, policy, public_plan, replaced
+
+
+def test_a_policy_survives_its_file(tmp_path: Path) -> None:
+    for rules in (policy(), policy(public=True, units=7)):
+        rules.save(tmp_path / "policy.yaml")
+        assert Policy.load(tmp_path / "policy.yaml") == rules
+
+
+WRONG: dict[str, Any] = {
+    "site": 7,
+    "dataset": None,
+    "delta": "small",
+    "lifetime_epsilon": float("inf"),
+    "run_epsilon": float("nan"),
+    "min_noise_multiplier": True,
+    "purposes": "training",
+    "models": [1],
+    "trusts": None,
+    "public": "yes",
+    "units": -1,
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_policy_with_a_wrong_type_names_the_field(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "policy.yaml"
+    policy().save(path)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), field: WRONG[field]}))
+    with pytest.raises(ConfigurationError, match=field):
+        Policy.load(path)
+
+
+def test_a_missing_or_unknown_field_or_no_mapping_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    with pytest.raises(ConfigurationError, match="no readable policy"):
+        Policy.load(path)
+    policy().save(path)
+    whole = yaml.safe_load(path.read_text())
+    for name in whole:
+        path.write_text(yaml.safe_dump({k: v for k, v in whole.items() if k != name}))
+        with pytest.raises(ConfigurationError, match=f"{name} is missing"):
+            Policy.load(path)
+    path.write_text(yaml.safe_dump({**whole, "publik": True}))
+    with pytest.raises(ConfigurationError, match="unknown field publik"):
+        Policy.load(path)
+    for text in ("[1]", "{", "words"):
+        path.write_text(text)
+        with pytest.raises(ConfigurationError):
+            Policy.load(path)
+
+
+def objections(rules: Policy, **changes: Any) -> str:
+    return "; ".join(rules.objections(plan(**changes)))
+
+
+def test_an_honest_plan_meets_no_objection() -> None:
+    assert objections(policy()) == ""
+    assert list(policy(public=True).objections(public_plan())) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"dataset": "other"}, "another dataset"),
+        ({"unit": "account"}, "another unit"),
+        ({"delta": 1e-6}, "another delta"),
+        ({"trusts": ()}, "trust local is not allowed"),
+        ({"models": ("mlp",)}, "model additive is not allowed"),
+        ({"randomness": ()}, "randomness system is not allowed"),
+        ({"purposes": ("training",)}, "purpose counts is not allowed"),
+        ({"purposes": ("counts",)}, "purpose training is not allowed"),
+        ({"min_noise_multiplier": 1e3}, "below the smallest allowed"),
+        ({"max_clip_norm": 0.5}, "above the largest allowed"),
+        ({"run_epsilon": 1.5}, "above the cap of 1.5"),
+    ],
+)
+def test_each_rule_objects_alone(rules: dict[str, Any], said: str) -> None:
+    reasons = list(replaced(policy(), **rules).objections(plan()))
+    assert len(reasons) == 1
+    assert said in reasons[0]
+
+
+def test_the_site_prices_the_plan_itself() -> None:
+    assert "more than the plan says" in objections(policy(), epsilon=1.99)
+    assert objections(policy(), epsilon=2.01) == ""
+    # 2 is what the plan costs, so a cap just below forbids it whatever the plan says.
+    assert "above the cap" in objections(policy(run_epsilon=1.99), epsilon=2.0)
+
+
+def test_seeded_noise_needs_public_rows_even_where_it_is_listed() -> None:
+    listed = policy(randomness=("system", "seeded"))
+    assert objections(listed, randomness="seeded") == "seeded noise needs public data"
+    assert objections(policy(public=True), randomness="seeded") == ""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dp_risk.privacy.noise import Grid, discrete_gaussian
+from dp_risk.privacy.randomness import Randomness
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("bits", [1, 2, 5])
+def test_draws_follow_the_discrete_gaussian(bits):
+    # Chi-square on the exact masses; three tests at level 1e-7.
+    n, std = 200_000, 2**bits
+    draws = discrete_gaussian(bits, n, Randomness.seeded(21, bits))
+    support = np.arange(-12 * std, 12 * std + 1)
+    mass = np.exp(-(support**2) / (2 * std**2))
+    mass /= mass.sum()
+    inside = mass * n > 20
+    observed = np.array([(draws == k).sum() for k in support[inside]])
+    expected = mass[inside] * n
+    rest = (n - observed.sum(), n - expected.sum())
+    result = stats.chisquare([*observed, rest[0]], [*expected, rest[1]])
+    assert result.pvalue > 1e-7
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("bits", [14, 20, 24])
+def test_fine_draws_are_gaussian(bits):
+    # Kolmogorov-Smirnov at level 1e-7, variance within 6 standard deviations.
+    n = 100_000
+    draws = discrete_gaussian(bits, n, Randomness.seeded(22, bits)) / 2.0**bits
+    assert stats.kstest(draws, "norm").pvalue > 1e-7
+    assert abs((draws**2).mean() - 1) < 6 * math.sqrt(2 / n)
+    assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 6 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("bits", [0, 25, -1])
+def test_bits_out_of_range_are_refused(bits):
+    with pytest.raises(ValueError, match="bits"):
+        discrete_gaussian(bits, 1, Randomness.seeded(1))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_the_number_of_draws(size):
+    assert discrete_gaussian(14, size, Randomness.seeded(1)).shape == (size,)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0.05, 100), st.integers(1, 1_000_000))
+def test_noise_covers_rounding(clip_norm, noise_multiplier, dimension):
+    grid = Grid(clip_norm=clip_norm, noise_multiplier=noise_multiplier, dimension=dimension)
+    # Two rounded sums differ by the clip norm and half a step a coordinate for each of them.
+    sensitivity = clip_norm + grid.step * math.sqrt(dimension)
+    accounted = math.sqrt(4.0**grid.bits - 1 / 12) * grid.step
+    assert accounted >= noise_multiplier * sensitivity * (1 - 1e-12)
+    # And it costs no more than about a hundredth.
+    assert grid.std <= noise_multiplier * clip_norm * 1.0105
+    assert 14 <= grid.bits <= 24
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20),
+    st.integers(0, 2**32),
+)
+def test_a_release_lies_on_the_grid_whatever_the_sum(total, seed):
+    grid = Grid(clip_norm=1.0, noise_multiplier=1.3, dimension=len(total))
+    out = grid.release(np.array(total), Randomness.seeded(seed))
+    steps = out / grid.step
+    assert np.array_equal(np.rint(steps) * grid.step, out)
+    # The same bits on a neighbouring sum move the output by whole steps only.
+    other = grid.release(np.array(total) + 0.3, Randomness.seeded(seed))
+    assert np.allclose(other - out, 0.3, atol=2 * grid.step)
+
+
+def test_the_distance_to_the_accounted_gaussian_is_a_bound():
+    # Exact masses at the coarsest settings; at the 14 bits in use the claim is far smaller.
+    for bits in (1, 2, 3):
+        std = 2.0**bits
+        support = np.arange(-40 * int(std), 40 * int(std) + 1)
+        discrete = np.exp(-(support**2) / (2 * std**2))
+        discrete /= discrete.sum()
+        accounted = math.sqrt(std**2 - 1 / 12)
+        rounded = stats.norm.cdf((support + 0.5) / accounted) - stats.norm.cdf(
+            (support - 0.5) / accounted
+        )
+        assert 0.5 * np.abs(discrete - rounded).sum() <= 1 / (1000 * std**4) + 1e-12
+    grid = Grid(clip_norm=1.0, noise_multiplier=1.0, dimension=10)
+    assert 0 < grid.distance(1) < 1e-15
+    assert grid.distance(7) == pytest.approx(7 * grid.distance(1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip_norm": 0.0},
+        {"clip_norm": -1.0},
+        {"clip_norm": math.nan},
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": math.nan},
+        {"dimension": 0},
+        {"noise_multiplier": 1e6},
+    ],
+    ids=str,
+)
+def test_an_impossible_grid_is_refused(change):
+    with pytest.raises(ValueError, match=r"."):
+        Grid(**{"clip_norm": 1.0, "noise_multiplier": 1.0, "dimension": 1, **change})

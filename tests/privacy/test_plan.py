@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from dp_risk.privacy.accounting import Event, epsilon
+from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, Purpose
+
+VALUES = {
+    "run": "run-1",
+    "dataset": "people",
+    "schema": "00" * 32,
+    "model": "additive",
+    "model_options": {"linear": True},
+    "dimension": 12,
+    "trust": "local",
+    "unit": "record",
+    "randomness": "system",
+    "delta": 1e-5,
+    "epsilon": 2.0,
+    "clip_norm": 1.0,
+    "noise_multiplier": 5.0,
+    "sampling_rate": 0.5,
+    "rounds": 6,
+    "steps_per_round": 2,
+    "local_rate": 0.1,
+    "counts_noise": 20.0,
+    "seed": 0,
+}
+PLAN = Plan(**VALUES)
+OTHER = {
+    "run": "run-2", "dataset": "others", "schema": "11" * 32, "model": "mlp",
+    "model_options": {"linear": False}, "dimension": 13, "trust": "distributed",
+    "unit": "account", "randomness": "seeded", "delta": 1e-6, "epsilon": 3.0, "clip_norm": 2.0,
+    "noise_multiplier": 6.0, "sampling_rate": 0.4, "rounds": 7, "steps_per_round": 3,
+    "local_rate": 0.2, "counts_noise": 21.0, "seed": 1,
+}  # fmt: skip
+
+
+def test_a_plan_survives_the_wire():
+    again = Plan.from_dict(json.loads(json.dumps(PLAN.to_dict())))
+    assert again == PLAN
+    assert again.digest == PLAN.digest
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Plan)])
+def test_every_field_is_in_the_digest(field):
+    assert dataclasses.replace(PLAN, **{field: OTHER[field]}).digest != PLAN.digest
+
+
+@pytest.mark.parametrize("field", sorted(VALUES))
+@pytest.mark.parametrize("value", [None, True, [], "x", math.nan], ids=str)
+def test_a_field_of_another_type_is_refused(field, value):
+    kind = type(VALUES[field])
+    if (value == "x" and kind is str) or (value is None and field == "epsilon"):
+        pytest.skip("this is a legal type here")
+    with pytest.raises((ValueError, TypeError)):
+        Plan.from_dict({**PLAN.to_dict(), field: value})
+
+
+@pytest.mark.parametrize("field", sorted(VALUES))
+def test_a_missing_field_is_refused(field):
+    values = PLAN.to_dict()
+    del values[field]
+    with pytest.raises(ValueError, match=field):
+        Plan.from_dict(values)
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(TypeError):
+        Plan.from_dict({**PLAN.to_dict(), "_target_": "os.system"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"delta": math.nan},
+        {"clip_norm": 0.0},
+        {"clip_norm": math.inf},
+        {"rounds": 0},
+        {"rounds": -3},
+        {"steps_per_round": 0},
+        {"dimension": 0},
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": -1.0},
+        {"noise_multiplier": math.nan},
+        {"noise_multiplier": math.inf},
+        {"noise_multiplier": 1e9},
+        {"trust": "none"},
+        {"trust": "everybody"},
+        {"unit": "household"},
+        {"randomness": "dice"},
+        {"counts_noise": -1.0},
+        {"counts_noise": math.nan},
+        {"local_rate": math.inf},
+        {"epsilon": math.nan},
+        {"epsilon": -1.0},
+        {"sampling_rate": 0.0},
+        {"sampling_rate": 1.5},
+        {"sampling_rate": math.nan},
+    ],
+    ids=str,
+)
+def test_an_impossible_plan_is_refused(change):
+    with pytest.raises(ValueError, match=r"."):
+        Plan.from_dict({**PLAN.to_dict(), **change})
+
+
+def test_the_schedule_holds_every_charge():
+    training = Event(noise_multiplier=5.0, sampling_rate=0.5, count=2)
+    assert PLAN.schedule == (
+        Purpose(name=COUNTS, event=Event(noise_multiplier=20.0), rounds=1),
+        Purpose(name=TRAINING, event=training, rounds=6),
+    )
+    assert PLAN.cost == epsilon(
+        [Event(noise_multiplier=20.0), dataclasses.replace(training, count=12)], 1e-5
+    )
+    declared = dataclasses.replace(PLAN, counts_noise=0.0)
+    assert [line.name for line in declared.schedule] == [TRAINING]
+    assert declared.cost < PLAN.cost
+
+
+def test_the_samplers_fit_in_their_part_of_delta():
+    excess = PLAN.excess_delta(100_000)
+    assert 0 < excess < PLAN.delta_reserve() == pytest.approx(1e-7)
+    assert PLAN.excess_delta(10**9) > excess
+    assert dataclasses.replace(PLAN, rounds=60).excess_delta(100_000) > excess
+    bare = {"trust": "none", "noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
+    assert dataclasses.replace(PLAN, **bare).excess_delta(100_000) == 0
+
+
+def test_an_absurd_epsilon_needs_more_delta_than_there_is():
+    assert dataclasses.replace(PLAN, epsilon=1e6).excess_delta(10) > PLAN.delta_reserve()
+
+
+@pytest.mark.parametrize("rounds", [0, -1, True, 1.0])
+def test_a_purpose_has_rounds(rounds):
+    # Fewer than none would be a refund.
+    with pytest.raises(ValueError, match="rounds"):
+        Purpose(name=TRAINING, event=Event(noise_multiplier=1.0), rounds=rounds)

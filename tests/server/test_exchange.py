@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+
+from clients.app import make_app
+from dp_risk import wire
+from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.types import FederationError
+from server.exchange import ask, releases, statements, wait_for_nodes
+from server.grids import InProcessGrid
+
+
+def released(round: int = 0, run: str = "run-1", purpose: str = "training") -> RecordDict:
+    arrays = {"w": np.arange(3.0)}
+    return wire.release_record(
+        Release(
+            run=run,
+            purpose=purpose,
+            round=round,
+            arrays=arrays,
+            digest=arrays_digest(arrays),
+            ledger_head="0" * 64,
+        )
+    )
+
+
+def test_nodes_come_in_order_and_no_more_than_asked(sites: Callable[..., list[Path]]) -> None:
+    folders = {9 - n: str(folder) for n, folder in enumerate(sites(3))}
+    grid = InProcessGrid(make_app(), folders)
+    assert wait_for_nodes(grid, 2, 1.0) == [7, 8]
+
+
+def test_too_few_nodes_is_a_federation_failure() -> None:
+    grid = InProcessGrid(make_app(), {2: "a"})
+    with pytest.raises(FederationError, match="1 of 2 sites"):
+        wait_for_nodes(grid, 2, 1e-6)
+
+
+def test_every_site_answers_for_itself(sites: Callable[..., list[Path]]) -> None:
+    grid = InProcessGrid(make_app(), {n + 2: str(f) for n, f in enumerate(sites(3))})
+    said = statements(ask(grid, [2, 4], "query.status", {}, None, 5.0))
+    assert {node: s["site"] for node, s in said.items()} == {2: "site-00", 4: "site-02"}
+
+
+def test_refusals_and_malformed_answers_are_no_statements() -> None:
+    answers = {
+        1: wire.refusal_record(),
+        2: RecordDict(),
+        3: RecordDict({"statement": ConfigRecord({"json": "{"})}),
+        4: RecordDict({"statement": ConfigRecord({"json": "[1]"})}),
+        5: RecordDict({"statement": ConfigRecord({"words": "{}"})}),
+        6: released(),
+        7: wire.statement_record({"site": "a"}),
+    }
+    assert statements(answers) == {7: {"site": "a"}}
+
+
+def test_only_releases_of_this_round_count() -> None:
+    spoilt = released()
+    spoilt["arrays"] = wire.arrays_to_record({"w": np.zeros(3)})
+    half = released()
+    del half["receipt"]
+    answers = {
+        1: wire.refusal_record(),
+        2: released(round=1),
+        3: released(run="run-2"),
+        4: released(purpose="counts"),
+        5: spoilt,
+        6: half,
+        7: wire.statement_record({}),
+        8: released(),
+    }
+    good = releases(answers, run="run-1", purpose="training", round=0)
+    assert set(good) == {8}
+    assert good[8].arrays["w"].tolist() == [0.0, 1.0, 2.0]

@@ -1,0 +1,129 @@
+"""Whole runs of the two apps over the in-process grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from flwr.app import Context, Message, RecordDict
+
+from clients.app import make_app
+from dp_risk import wire
+from dp_risk.types import FederationError, Refused
+from server.grids import InProcessGrid
+from server.job import Job
+from server.rounds import execute
+from tests.federation import history, kinds
+
+from .test_job import job
+
+Sites = Callable[..., list[Path]]
+
+
+def grid(folders: list[Path], app: Any = None) -> InProcessGrid:
+    return InProcessGrid(app or make_app(), {n + 2: str(f) for n, f in enumerate(folders)})
+
+
+def asked(tmp_path: Path, **federation: Any) -> Job:
+    (tmp_path / "out").mkdir()
+    return job(tmp_path / "out", **federation)
+
+
+def test_a_run_charges_every_site_alike_and_writes_what_it_did(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders = sites(3)
+    record = execute(grid(folders), asked(tmp_path, sites=3))
+    expected = ["open", "reserve", *["charge", "release"] * 4, "close"]
+    assert [kinds(folder) for folder in folders] == [expected] * 3
+    assert record["epsilon_spent"] <= 2.0
+    assert record["rounds"] == record["steps"] == 3
+    assert [site["site"] for site in record["sites"]] == ["site-00", "site-01", "site-02"]
+    for site, folder in zip(record["sites"], folders, strict=True):
+        assert site["ledger_head"] == history(folder)[-1][1]
+        assert site["rounds_joined"] == 3
+        assert site["epsilon_lifetime"] + site["epsilon_lifetime_left"] == pytest.approx(10.0)
+    assert record == json.loads((tmp_path / "out" / "run.json").read_text())
+    model = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert all(np.isfinite(array).all() for array in model.values())
+    assert len((tmp_path / "out" / "rounds.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_site_that_refuses_the_plan_stops_the_run_before_any_round(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders = sites(2)
+    # A budget is fixed when the ledger is opened: take the poor site's first.
+    from clients.policy import Policy
+    from tests.federation import replaced
+
+    rules = Policy.load(folders[1] / "policy.yaml")
+    replaced(rules, lifetime_epsilon=0.5).save(folders[1] / "policy.yaml")
+    with pytest.raises(
+        Refused, match=r"asks epsilon 2 .*site-01 has .*0\.5 of .*0\.5 left"
+    ) as error:
+        execute(grid(folders), asked(tmp_path))
+    assert "site-00" not in str(error.value)
+    assert kinds(folders[0]) == ["open", "reserve", "close"]
+    assert kinds(folders[1]) == ["open"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+class Losing:
+    """A ClientApp of which one site falls silent from one round on."""
+
+    def __init__(self, node: int, first: int) -> None:
+        self.node, self.first, self.app = node, first, make_app()
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        training = message.metadata.message_type == "train"
+        if training and context.node_id == self.node:
+            number = wire.read_request(message).values["round"]
+            if number >= self.first:
+                raise RuntimeError("gone")
+        return self.app(message, context)
+
+
+def test_a_lost_site_ends_the_run_and_its_charges_stay(tmp_path: Path, sites: Sites) -> None:
+    folders = sites(2)
+    with pytest.raises(FederationError, match="1 of 2 sites answered training round 2"):
+        execute(grid(folders, Losing(3, 1)), asked(tmp_path))
+    assert kinds(folders[0]) == ["open", "reserve", *["charge", "release"] * 3, "close"]
+    assert kinds(folders[1]) == ["open", "reserve", *["charge", "release"] * 2, "close"]
+
+
+def test_a_lost_site_is_missed_but_allowed_where_fewer_sites_are_enough(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders = sites(2)
+    record = execute(grid(folders, Losing(3, 1)), asked(tmp_path, min_sites=1))
+    assert [site["rounds_joined"] for site in record["sites"]] == [3, 1]
+    assert record["answers_lost"] == 2
+    assert record["min_sites"] == 1
+
+
+def test_a_site_that_does_not_state_its_budget_stops_the_run(tmp_path: Path, sites: Sites) -> None:
+    folders = sites(2)
+    (folders[1] / "policy.yaml").unlink()
+    with pytest.raises(FederationError, match="1 sites did not state their budget"):
+        execute(grid(folders), asked(tmp_path))
+    assert kinds(folders[0]) == ["open"]
+
+
+def test_the_server_app_runs_a_job_from_its_run_configuration(tmp_path: Path, sites: Sites) -> None:
+    from server.app import app
+
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={},
+        state=RecordDict(),
+        run_config={"job": asked(tmp_path).to_json()},
+    )
+    app(grid(sites()), context)
+    assert (tmp_path / "out" / "run.json").exists()
