@@ -1,7 +1,4 @@
-"""Draw docs/frontier.svg from a frontier's report.
-
-    python benchmarks/picture.py RUN docs/frontier.svg
-"""
+"""Draw a frontier's plot: `python benchmarks/picture.py RUN docs/frontier.svg`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from dp_risk.data.schema import Schema
 from dp_risk.privacy.accounting import Event, calibrate
 from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.plan import Plan
-from dp_risk.types import Split
 
 # Flower makes messages only for a task it knows.
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1

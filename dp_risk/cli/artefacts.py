@@ -111,6 +111,8 @@ def read_json(path: Path) -> dict[str, Any]:
         version = data["schema_version"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk") from None
+    if not isinstance(version, int):
+        raise ConfigurationError(f"{path}: its schema_version is no number")
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
             f"{path}: version {version} is newer than this program understands ({SCHEMA_VERSION})"
@@ -187,6 +189,8 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
     lines = [f"{len(files)} files hold against the manifest, and its signature holds"]
     if keys is None:
         lines.append("integrity only: no keys given, so who signed is not checked (--keys FILE)")
+    elif not keys.is_file():
+        raise ConfigurationError(f"{keys}: no such file")
     elif manifest["public_key"] not in keys.read_text().split():
         raise VerificationError(f"{folder / _MANIFEST}: signed by a key that is not in {keys}")
     else:

@@ -10,16 +10,34 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dp_risk.cli.settings import Frontier, RunFolder, Settings, Sites
+from dp_risk.cli.settings import (
+    Evaluation,
+    Frontier,
+    InProcess,
+    Report,
+    RunFolder,
+    Settings,
+    Sites,
+)
+from dp_risk.data.partition import ByColumn, ByTime, Dirichlet, Iid
+from dp_risk.data.settings import Data
 from dp_risk.models import REGISTRY
 from dp_risk.privacy.planning import Privacy
 from dp_risk.types import ConfigurationError
+from server.job import Federation
 
-_GROUPS = ("data", "partition", "model", "federation", "grid", "evaluation", "report")
+_KINDS: dict[str, tuple[Any, ...]] = {
+    "data": (Data,),
+    "partition": (Iid, Dirichlet, ByColumn, ByTime),
+    "model": tuple(REGISTRY.values()),
+    "federation": (Federation,),
+    "grid": (InProcess,),
+    "evaluation": (Evaluation,),
+    "report": (Report,),
+}
 
 
 def settings(overrides: Sequence[str]) -> Settings:
@@ -31,7 +49,7 @@ def settings(overrides: Sequence[str]) -> Settings:
         One line: which key, and what is wrong with it.
     """
     config = _compose(overrides)
-    built = {name: _build(config, name) for name in _GROUPS}
+    built = {name: _build(config, name) for name in _KINDS}
     privacy_values = _values(_merged(Privacy, config["privacy"], "privacy", missing="epsilon"))
     privacy = None if privacy_values["epsilon"] == "???" else Privacy(**privacy_values)
     model = built.pop("model")
@@ -93,10 +111,12 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _class(config: DictConfig, name: str) -> Any:
-    try:
-        return get_class(config[name]["_target_"])
-    except Exception:
-        raise ConfigurationError(f"{name}: no such kind of {name}") from None
+    """Return the class of a group; only the group's own kinds are ever looked at."""
+    target = config[name].get("_target_")
+    for cls in _KINDS[name]:
+        if target == f"{cls.__module__}.{cls.__qualname__}":
+            return cls
+    raise ConfigurationError(f"{name}._target_: {target} is no kind of {name}")
 
 
 def _values(node: DictConfig) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
 
 
 def _scratch() -> str | None:
-    """Return memory-backed storage where there is room: these ledgers are thrown away at the end."""
+    """Return memory-backed storage where there is room: these ledgers are thrown away."""
     memory = Path("/dev/shm")
     try:
         roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30

@@ -38,9 +38,20 @@ def federation_folder(settings: Settings) -> Path:
 
     Public data may be dealt out anew for every partition; private data has one federation a
     dataset id, so that dealing it out again never opens a fresh budget.
+
+    Raises
+    ------
+    Refused
+        If data that sites hold as private is now called public.
     """
     name = settings.data.dataset
     if settings.data.public:
+        private = Path(settings.sites.dir) / name
+        if (private / _FEDERATION).exists():
+            raise Refused(
+                f"data.public: {private} holds these rows as private; calling them public now "
+                "would step around their ledgers"
+            )
         name = f"{name}-{digest(_dealing(settings))[:8]}"
     return Path(settings.sites.dir) / name
 
@@ -107,6 +118,8 @@ def _deal(settings: Settings, folder: Path, lifetime_epsilon: float) -> None:
     if table.num_rows == 0:
         raise ConfigurationError(f"{data.file}: no rows")
     coding = Coding(schema=schema)
+    # Of no rows: says which column is missing before any site exists.
+    coding.encode(table.slice(0, 0))
     try:
         site_of = settings.partition(table, schema, settings.federation.sites)
     except ValueError as error:

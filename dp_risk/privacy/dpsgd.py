@@ -6,6 +6,7 @@ non-finite units contributing zero, and the noise is integer noise on a grid.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
+
+# Opacus' hooks are meant to fire on inputs without gradients.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 # Clipping aims a hair below the bound, so that float64 rounding cannot exceed it.
 _CLIP_MARGIN = 1 - 1e-6

@@ -232,7 +232,9 @@ def charges(report: Facts) -> str:
     return _section(
         "charges",
         "Charges",
-        table("Everything that read private rows", head, body) + f'<p class="note">{note}</p>',
+        _whose(report)
+        + table("Everything that read private rows", head, body)
+        + f'<p class="note">{note}</p>',
     )
 
 
@@ -265,7 +267,8 @@ def shapes(report: Facts) -> str:
     return _section(
         "shapes",
         "What the model learned",
-        f'<p class="note">{esc(note)}</p><div class="grid">{cells}</div>'
+        _whose(report)
+        + f'<p class="note">{esc(note)}</p><div class="grid">{cells}</div>'
         + details(f"Table of all {len(rows)} features", table("Effects in log-odds", head, summary))
         + details("Table of the panels", table(caption, ("Feature", "At", "Effect"), points)),
     )

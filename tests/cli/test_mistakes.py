@@ -93,7 +93,6 @@ def test_a_mistake_about_a_file(
     assert not list(tmp_path.rglob("ledger.sqlite"))
 
 
-@pytest.mark.xfail(strict=True, reason="Hydra logs a second line, or the class is taken")
 @pytest.mark.parametrize(
     "override", ["model._target_=os.system", "data._target_=dp_risk.data.schema.Text"]
 )
@@ -103,7 +102,6 @@ def test_a_class_that_is_not_of_the_group(run: Run, override: str) -> None:
     assert override.split(".")[0] in said.line
 
 
-@pytest.mark.xfail(strict=True, reason="found by the sites only, after they charged")
 def test_a_column_that_the_file_does_not_have_costs_nothing(
     run: Run, tmp_path: Path, private: list[str]
 ) -> None:

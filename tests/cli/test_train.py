@@ -148,7 +148,7 @@ def test_a_budget_that_is_gone_is_code_3_and_nothing_happens(
     def computed(*_: object, **__: object) -> None:
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr("clients.shard.Shard.coded", computed)
+    monkeypatch.setattr("clients.shard.Shard._load", computed)
     monkeypatch.setattr("dp_risk.privacy.dpsgd.DPSGD.__call__", computed)
     for override in (["run.dir=two"], []):
         said = run("train", "privacy.epsilon=2", *poor, *override)
@@ -178,10 +178,7 @@ def test_a_wider_budget_on_the_command_line_opens_nothing(
         "federation.sites=3",
         "data.holdout=0.3",
         "partition.seed=1",
-        pytest.param(
-            "data.public=true",
-            marks=pytest.mark.xfail(strict=True, reason="opens fresh sites on the same rows"),
-        ),
+        "data.public=true",
     ],
 )
 def test_private_rows_are_dealt_out_once(

@@ -297,7 +297,7 @@ def test_an_error_reply_of_a_handler_is_refused(site: Path) -> None:
     assert SECRET.encode() not in travelled(reply)
 
 
-@pytest.mark.parametrize("place", ["Site.answer", "Shard.coded", "DPSGD.__call__", "Ledger.mint"])
+@pytest.mark.parametrize("place", ["Site.answer", "Shard._load", "DPSGD.__call__", "Ledger.mint"])
 def test_an_exception_on_the_way_to_a_release_leaves_no_text_and_stays_charged(
     site: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -329,13 +329,13 @@ def test_the_charge_is_on_disk_before_a_row_is_read(
     from clients.shard import Shard
 
     seen: list[list[str]] = []
-    honest = Shard.coded
+    honest = Shard._load
 
     def watched(self: Shard, split: Any) -> Any:
         seen.append([kind for kind, _ in history(site)])
         return honest(self, split)
 
-    monkeypatch.setattr(Shard, "coded", watched)
+    monkeypatch.setattr(Shard, "_load", watched)
     asked = started(site)
     server = Server(site)
     server.ask("query.status", {})

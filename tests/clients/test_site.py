@@ -14,7 +14,7 @@ from clients.shard import TrainingUnits
 from clients.site import KEY, POLICY, SITE, Site
 from dp_risk import wire
 from dp_risk.privacy.plan import TRAINING
-from dp_risk.types import ConfigurationError, Refused, Split
+from dp_risk.types import ConfigurationError, Refused
 from tests.federation import (
     Server,
     encoded,
@@ -76,15 +76,15 @@ def test_new_rows_keep_account_and_split(site: Path) -> None:
     server.train(plan())
     spent = history(site)
     before = Site.open(site).shard
-    held = set(before.coded(Split.HOLDOUT).ids.tolist())
-    kept = set(before.coded(Split.TRAIN).ids.tolist())
+    held = set(before.holdout_units.ids.tolist())
+    kept = set(before.train.ids.tolist())
     more = pa.concat_tables([rows(50, seed=9), rows()])
     pq.write_table(more, site / "rows.parquet")
     after = Site.open(site).shard
     assert history(site) == spent
-    assert held < set(after.coded(Split.HOLDOUT).ids.tolist())
-    assert kept < set(after.coded(Split.TRAIN).ids.tolist())
-    assert len(after.coded(Split.TRAIN)) + len(after.coded(Split.HOLDOUT)) == 350
+    assert held < set(after.holdout_units.ids.tolist())
+    assert kept < set(after.train.ids.tolist())
+    assert len(after.train) + len(after.holdout_units) == 350
 
 
 def test_train_and_holdout_share_no_unit_and_miss_none(site: Path) -> None:
@@ -107,7 +107,7 @@ def test_coded_rows_are_made_once(site: Path, monkeypatch: pytest.MonkeyPatch) -
     stat = (site / "rows.parquet").stat()
     os.utime(site / "rows.parquet", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     with pytest.raises(AssertionError, match="coded again"):
-        Site.open(site).shard.train
+        _ = Site.open(site).shard.train
 
 
 def test_a_batch_has_labels_and_values_in_double_precision(site: Path) -> None:

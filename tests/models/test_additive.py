@@ -88,7 +88,7 @@ def test_contributions_sum_to_the_logit(names, scale, linear, seed):
 
 def test_a_contribution_depends_on_its_own_feature_only():
     code = coding()
-    model, weights = fitted(code, 2.0, True, 1)
+    _, weights = fitted(code, 2.0, True, 1)
     rows = table(20, 3)
     shuffled = rows.set_column(0, "x", pa.array(rows["x"].to_pylist()[::-1]))
     before = contributions(weights, code, code.encode(rows), 2.0)
@@ -119,7 +119,7 @@ def at(code, feature, value):
 
 def test_shapes_are_what_the_model_adds():
     code = coding()
-    model, weights = fitted(code, 3.0, True, 5)
+    _, weights = fitted(code, 3.0, True, 5)
     found = {shape["feature"]: shape for shape in shapes(weights, code, 3.0)}
     assert set(found) == set(FEATURES)
     # A linear feature: every point of its curve.
