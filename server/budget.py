@@ -55,8 +55,17 @@ def check_together(views: list[SiteView], *, dataset: str) -> None:
             )
 
 
-def refusal_line(views: list[SiteView], *, epsilon: float | None, delta: float) -> str:
+def refusal_line(views: list[SiteView], *, epsilon: float | None, delta: float, schema: str) -> str:
     """Say what was asked and what the refusing sites have left."""
+    for view in views:
+        said = view.statement
+        if said["schema"] != schema:
+            return f"refused: {view.site} has another schema than the run; nothing was computed"
+        if epsilon is not None and said["delta"] != delta:
+            return (
+                f"refused: {view.site} keeps its ledger at delta {said['delta']:g}, the run asks "
+                f"for delta {delta:g}; an account never changes its delta; nothing was computed"
+            )
     asked = "a run without noise" if epsilon is None else f"epsilon {epsilon:g}"
     least = min(views, key=lambda view: float(view.statement["left_epsilon"]))
     others = f" (and {len(views) - 1} more sites)" if len(views) > 1 else ""

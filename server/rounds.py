@@ -175,7 +175,7 @@ class Run:
         refused = [view for view in views if view.node not in joined]
         if refused:
             self._views(sorted(joined), "query.close", {"run": plan.run})
-            line = refusal_line(refused, epsilon=plan.epsilon, delta=plan.delta)
+            line = refusal_line(refused, epsilon=plan.epsilon, delta=plan.delta, schema=plan.schema)
             raise Refused(line)
 
     def _ask_releases(

@@ -31,10 +31,12 @@ def pins() -> dict[str, str]:
 def run(
     *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    # Inside `make test` a make would think itself a child and announce its directory.
+    outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, "PYTHON": "", "TORCH_INDEX": "", **(env or {})},
+        env={**outside, "PYTHON": "", "TORCH_INDEX": "", **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -169,6 +169,7 @@ def _yaml(config: DictConfig) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """Return the first line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else type(error).__name__
+    """Return what an error says, as one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    words = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
+    return " ".join(" ".join(words).split())[:400] or type(error).__name__

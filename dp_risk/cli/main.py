@@ -48,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(r.startswith("-") for r in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # Overrides may stand before and after a flag.
+    options.overrides = [*getattr(options, "overrides", []), *rest]
     _logging(verbose=getattr(options, "verbose", False))
     try:
         options.act(options)
@@ -148,7 +152,9 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
     verb.add_argument("--out", type=Path, help="YAML file (default: FILE's name + .schema.yaml)")
     verb.set_defaults(act=_data_schema)
-    verb = add(kinds, "describe", "columns and their types, nothing else", "data describe mine.csv")
+    verb = add(
+        kinds, "describe", "the names of the columns, nothing else", "data describe mine.csv"
+    )
     verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
     verb.set_defaults(act=_data_describe)
 
@@ -235,7 +241,9 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> No
         )
     utility = record["utility"]
     if utility is None:
-        screen.print("no utility: the data is not public, and no estimate was charged")
+        screen.print(
+            "no utility: the data is not public and no estimate was charged, or nothing is held out"
+        )
     else:
         for name in ("auroc", "auprc"):
             e = utility[name]

@@ -14,7 +14,7 @@ from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
 from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.planning import Noise, check_delta, choose_noise
-from dp_risk.types import Trust
+from dp_risk.types import ConfigurationError, Trust
 
 SCHEMA_VERSION = 1
 _TABLE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -38,7 +38,10 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     coding = Coding(schema=settings.data.load_schema())
     module = models.build(settings.model_name, settings.model_options, coding, settings.seed)
     targets = sorted({*_TABLE, asked.epsilon} - {None}, key=lambda e: float(e or 0))
-    filter = Filter.open(settings.sites.lifetime_epsilon, asked.delta)
+    try:
+        filter = Filter.open(settings.sites.lifetime_epsilon, asked.delta)
+    except ValueError as error:
+        raise ConfigurationError(f"sites.lifetime_epsilon: {error}") from None
     rows, lines = [], []
     for target in targets:
         privacy = dataclasses.replace(asked, epsilon=target, trust=Trust.LOCAL)

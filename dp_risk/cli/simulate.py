@@ -64,6 +64,8 @@ def _dealing(settings: Settings) -> dict[str, Any]:
         **partition,
         "sites": settings.federation.sites,
         "holdout": settings.data.holdout,
+        "delta": float(settings.privacy_values["delta"]),
+        "lifetime_epsilon": settings.sites.lifetime_epsilon,
         "public": settings.data.public,
         "public_size": settings.data.public_size,
     }
@@ -103,8 +105,8 @@ def make_sites(settings: Settings, folder: Path, *, lifetime_epsilon: float) -> 
             if was.get(key) != dealing.get(key):
                 raise Refused(
                     f"{folder}: these sites were dealt out with {key} {was.get(key)}, now "
-                    f"{dealing.get(key)} is asked; their ledgers stay with them (to keep going use "
-                    f"the old setting)"
+                    f"{dealing.get(key)} is asked; their ledgers stay with them, so use the old "
+                    f"setting"
                 )
     else:
         _deal(settings, folder, lifetime_epsilon)

@@ -105,11 +105,15 @@ class _Watcher:
 
 
 def public_holdout(folders: list[Path]) -> Coded | None:
-    """Return all holdouts together where every site's own policy says public, else None."""
+    """Return all holdouts together where every site's own policy says public.
+
+    None where one does not, or where nothing is held out.
+    """
     sites = [Site.open(folder) for folder in folders]
     if not all(site.policy.public for site in sites):
         return None
-    return concatenate([site.shard.holdout_units for site in sites])
+    holdout = concatenate([site.shard.holdout_units for site in sites])
+    return holdout if len(holdout) else None
 
 
 def concatenate(parts: list[Coded]) -> Coded:

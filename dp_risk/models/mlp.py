@@ -43,6 +43,8 @@ class Mlp:
     depth: int = 1
 
     def __post_init__(self) -> None:
+        if type(self.width) is not int or type(self.depth) is not int:
+            raise ValueError("width and depth are whole numbers")
         if not 1 <= self.width <= 4096 or not 1 <= self.depth <= 8:
             raise ValueError("width lies in 1..4096 and depth in 1..8")
 

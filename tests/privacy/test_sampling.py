@@ -41,7 +41,7 @@ def test_an_impossible_rate_is_refused(rate):
 @pytest.mark.parametrize(("units", "rate"), [(50, 0.1), (1000, 0.002), (40, 0.7), (20, 0.97)])
 def test_batch_sizes_are_binomial(units, rate):
     # Mean and variance against Binomial, 6 standard deviations each: flake rate below 1e-8.
-    n = 4000
+    n = 3000
     source = Randomness.seeded(11, units)
     sizes = np.array([len(poisson_sample(units, rate, source)) for _ in range(n)])
     law = stats.binom(units, rate)
@@ -54,7 +54,7 @@ def test_batch_sizes_are_binomial(units, rate):
 @pytest.mark.statistical
 def test_every_unit_is_as_likely_and_pairs_are_independent():
     # 60 units and 59 neighbouring pairs, 6 standard deviations: flake rate below 119 * 2e-9.
-    units, rate, n = 60, 0.3, 5000
+    units, rate, n = 60, 0.3, 3000
     source = Randomness.seeded(12)
     taken = np.zeros((n, units))
     for row in taken:
