@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dp_risk.privacy.plan import Plan
-from dp_risk.types import ConfigurationError, RandomnessKind, Trust
+from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Trust, Unit
 
 _MOST_UNITS = 10**7
 
@@ -63,6 +63,17 @@ class Policy:
     randomness: tuple[str, ...]
     public: bool
     units: int | None
+
+    def __post_init__(self) -> None:
+        # A policy that promises what the mechanisms do not do must not open a ledger.
+        if self.unit != Unit.RECORD:
+            raise ConfigurationError(f"policy: unit: {self.unit} is not built; use record")
+        if self.adjacency != Adjacency.ADD_REMOVE:
+            raise ConfigurationError(f"policy: adjacency: {self.adjacency} is not add-remove")
+        for name, known in (("trusts", (Trust.LOCAL, Trust.NONE)), ("randomness", RandomnessKind)):
+            for value in getattr(self, name):
+                if value not in list(known):
+                    raise ConfigurationError(f"policy: {name}: {value} is not one of {list(known)}")
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -132,7 +143,7 @@ class Policy:
             yield "delta is not below 1/units"
         # A private size is bounded by a public one: a refusal must not depend on it.
         units = _MOST_UNITS if self.units is None else self.units
-        if plan.excess_delta(units) > plan.delta_reserve():
+        if plan.lifetime_excess(units, self.lifetime_epsilon) > plan.delta_reserve():
             yield "the samplers are too coarse for this delta"
         if plan.randomness == RandomnessKind.SEEDED and not self.public:
             yield "seeded noise needs public data"

@@ -49,7 +49,7 @@ def run_folder(asked: str | None, verb: str, job: int | None) -> Path:
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"run.dir: {folder} is not empty")
+        raise ConfigurationError(f"run.dir: {folder} is not empty; choose another, or leave it out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

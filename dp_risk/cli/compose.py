@@ -106,7 +106,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_module("conf", version_base="1.3"):
             return compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigurationError(_line(error)) from None
 
 
@@ -172,4 +172,8 @@ def _line(error: BaseException) -> str:
     """Return what an error says, as one line."""
     lines = [line.strip() for line in str(error).splitlines()]
     words = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
-    return " ".join(" ".join(words).split())[:400] or type(error).__name__
+    text = " ".join(" ".join(words).split())
+    # Hydra's advice suits its own users: a search path, and a plus sign for what is a typo here.
+    for advice in (" To append to your config", " Config search path"):
+        text = text.partition(advice)[0]
+    return text[:400] or type(error).__name__

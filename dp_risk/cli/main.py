@@ -236,9 +236,12 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> No
         screen.print(
             f"run: epsilon {record['epsilon_spent']:.4g} at each of {len(record['sites'])} sites "
             f"(delta {asked.delta:g})\n"
-            f"lifetime: epsilon {worst['epsilon_lifetime']:.4g} of "
-            f"{worst['epsilon_lifetime_budget']:g}, {worst['lifetime_used']:.0%} of the filter used"
+            f"lifetime: {worst['lifetime_used']:.1%} of the budget used (epsilon "
+            f"{worst['epsilon_lifetime']:.4g} of {worst['epsilon_lifetime_budget']:g} by the "
+            "filter, most of it a constant that is paid once)"
         )
+    if asked.epsilon is None or asked.randomness == "seeded":
+        screen.print("this run is not private: it had no noise, or noise that can be repeated")
     utility = record["utility"]
     if utility is None:
         screen.print(
@@ -324,8 +327,9 @@ def _ledger_show(options: argparse.Namespace) -> None:
         return
     print(
         f"{account.dataset}/{account.split}: lifetime epsilon {state.spent_epsilon:.4g} of "
-        f"{account.lifetime_epsilon:g} spent, {state.left_epsilon:.4g} left (Renyi filter at order "
-        f"{ledger.filter.order}; delta {account.delta:g}, unit {account.unit}, {account.adjacency})"
+        f"{account.lifetime_epsilon:g} spent, {state.left_epsilon:.4g} left, {state.used:.1%} of the filter used (Renyi, order "
+        f"{ledger.filter.order}; delta {account.delta:g}, unit {account.unit}, "
+        f"{account.adjacency})"
     )
     for e in entries:
         if e["kind"] in ("open", "reserve", "close"):

@@ -45,8 +45,8 @@ class Additive:
     value_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.value_scale < 1e6:
-            raise ValueError("value_scale must be above 0")
+        if not 0 < self.value_scale <= 100:
+            raise ValueError("value_scale lies in (0, 100]")
 
     def build(self, coding: Coding) -> nn.Module:
         """Return the module, all weights zero."""

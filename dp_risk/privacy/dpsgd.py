@@ -27,8 +27,10 @@ from dp_risk.privacy.sampling import poisson_sample
 # Opacus' hooks are meant to fire on inputs without gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
-# Clipping aims a hair below the bound, so that float64 rounding cannot exceed it.
-_CLIP_MARGIN = 1 - 1e-6
+# Rounding in a batched backward pass depends on the whole batch, so that one unit moves the
+# others' gradients a little. Bounded weights keep that far below the margin.
+_CLIP_MARGIN = 1 - 1e-3
+_MAX_WEIGHT = 1e3
 _PHYSICAL_BATCH = 4096
 
 
@@ -181,6 +183,9 @@ class DPSGD:
                 self._accumulate(model, optimizer, units, randomness)
                 total = [t + g for t, g in zip(total, optimizer.noisy_sum(), strict=True)]
                 optimizer.original_optimizer.step()
+                with torch.no_grad():
+                    for _, p in named:
+                        p.nan_to_num_(nan=0.0).clamp_(-_MAX_WEIGHT, _MAX_WEIGHT)
         finally:
             model.to_standard_module()
         return {n: t.numpy().copy() for (n, _), t in zip(named, total, strict=True)}
@@ -226,6 +231,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None
         array = np.asarray(weights[name])
         if array.dtype.kind != "f" or array.shape != tuple(tensor.shape):
             raise ValueError("a weight has another shape or type")
-        if not np.isfinite(array).all():
-            raise ValueError("a weight is not finite")
+        # Also false for NaN.
+        if not (np.abs(array) <= _MAX_WEIGHT).all():
+            raise ValueError("a weight is not finite, or too large for exact clipping")
         tensor.copy_(torch.from_numpy(array.astype(np.float64)))

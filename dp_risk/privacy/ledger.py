@@ -24,7 +24,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from dp_risk.privacy.accounting import Event, Filter
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest, canonical
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 
@@ -320,6 +320,11 @@ class Ledger:
             ).fetchone()
             if used:
                 raise Refused("the run id was used before")
+            runs = self._connection.execute(
+                "SELECT COUNT(*) FROM entry WHERE kind = 'reserve'"
+            ).fetchone()[0]
+            if runs >= MAX_RUNS:
+                raise Refused(f"the account holds {MAX_RUNS} runs, the most there may be")
             before = self._settled(current, self._last().body["filter"])
             after = before + self._divergence(schedule)
             asked = self.filter.epsilon(after)

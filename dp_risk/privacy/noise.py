@@ -19,44 +19,50 @@ from numpy.typing import NDArray
 from dp_risk.privacy.randomness import Randomness
 
 _MIN_CLIP_NORM = 1e-100
-_MIN_BITS, _MAX_BITS = 14, 24
-# Each comparison with a 64-bit word is off by at most 2**-64; a draw makes fewer than 2**7 of them.
-_SAMPLER_DISTANCE = 2.0**-57
+_MIN_BITS, _MAX_BITS = 20, 24
+# Comparisons are exact to 2**-128; what is cut off lies beyond 10 standard deviations.
+_SAMPLER_DISTANCE = 2.0**-78
 
 
-def _exp_thresholds() -> NDArray[np.uint64]:
+def _exp_thresholds() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the high and low words of 2**128 exp(-v) for v = 1 .. 44."""
     with localcontext() as context:
         context.prec = 60
-        scale = Decimal(2) ** 64
-        return np.array([int((-Decimal(v)).exp() * scale) for v in range(1, 45)], dtype=np.uint64)
+        values = [int((-Decimal(v)).exp() * 2**128) for v in range(1, 45)]
+    high = np.array([v >> 64 for v in values], dtype=np.uint64)
+    return high, np.array([v % 2**64 for v in values], dtype=np.uint64)
 
 
-_EXP = _exp_thresholds()
-_EXP_ASCENDING = _EXP[::-1].copy()
+_EXP, _EXP_LOW = _exp_thresholds()
+_EXP_ASCENDING, _EXP_LOW_ASCENDING = _EXP[::-1].copy(), _EXP_LOW[::-1].copy()
 
 
 def _geometric(randomness: Randomness, size: int) -> NDArray[np.int64]:
     """Return v with P(v >= k) = exp(-k)."""
     words = randomness.words(size)
-    return len(_EXP) - np.searchsorted(_EXP_ASCENDING, words, side="right").astype(np.int64)
+    reached = np.searchsorted(_EXP_ASCENDING, words, side="right").astype(np.int64)
+    last = np.maximum(reached - 1, 0)
+    tied = np.flatnonzero((reached > 0) & (_EXP_ASCENDING[last] == words))
+    reached[tied] -= randomness.words(len(tied)) < _EXP_LOW_ASCENDING[last[tied]]
+    return len(_EXP) - reached
 
 
 def _bernoulli_exp(
     numerator: NDArray[np.int64], bits: int, randomness: Randomness
 ) -> NDArray[np.bool_]:
-    """Return True with probability exp(-numerator / 2**bits), numerators in [0, 2**bits]."""
+    """Return True with probability exp(-numerator / 2**bits), numerators in [0, 2**bits)."""
     alive = np.arange(len(numerator))
     scaled = numerator.astype(np.uint64) << np.uint64(64 - bits)
-    full = numerator == 1 << bits
     odd = np.zeros(len(numerator), dtype=np.bool_)
     k = 1
     while len(alive):
         words = randomness.words(len(alive))
-        success = words < scaled[alive] // np.uint64(k)
-        if k == 1:
-            success |= full[alive]
-        elif full.any():
-            success |= full[alive] & (words < np.uint64(2**64 // k))
+        bound = scaled[alive] // np.uint64(k)
+        success = words < bound
+        for tie in np.flatnonzero(words == bound):
+            # The remainder of the division decides, with a second word.
+            low = (int(scaled[alive[tie]]) % k << 64) // k
+            success[tie] = int(randomness.words(1)[0]) < low
         odd[alive[~success]] = k % 2 == 1
         alive = alive[success]
         k += 1
@@ -97,8 +103,11 @@ def discrete_gaussian(bits: int, size: int, randomness: Randomness) -> NDArray[n
         whole, part = square >> (2 * bits + 1), square & ((1 << (2 * bits + 1)) - 1)
         keep = _bernoulli_exp(part, 2 * bits + 1, randomness)
         words = randomness.words(len(whole))
-        bound = _EXP[np.minimum(whole, len(_EXP)) - 1]
-        keep &= (whole == 0) | ((whole <= len(_EXP)) & (words < bound))
+        row = np.minimum(whole, len(_EXP)) - 1
+        below = words < _EXP[row]
+        tied = np.flatnonzero(words == _EXP[row])
+        below[tied] = randomness.words(len(tied)) < _EXP_LOW[row[tied]]
+        keep &= (whole == 0) | ((whole <= len(_EXP)) & below)
         magnitude = np.where(negative, -magnitude, magnitude)[keep][: size - filled]
         out[filled : filled + len(magnitude)] = magnitude
         filled += len(magnitude)

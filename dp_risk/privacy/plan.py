@@ -17,6 +17,8 @@ from dp_risk.types import RandomnessKind, Trust, Unit
 
 TRAINING = "training"
 COUNTS = "counts"
+# Runs that one ledger account may hold, so that their distances have a known sum.
+MAX_RUNS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +167,26 @@ class Plan:
         """
         if not self.private or self.epsilon is None:
             return 0.0
+        return (1 + math.exp(min(self.epsilon, 700.0))) * self._distance(units)
+
+    def _distance(self, units: int) -> float:
         steps = self.rounds * self.steps_per_round
         distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
         if self.counts_noise:
             grid = Grid(clip_norm=1.0, noise_multiplier=self.counts_noise, dimension=1)
             distance += grid.distance(1)
-        return (1 + math.exp(min(self.epsilon, 700.0))) * distance
+        return distance
+
+    def lifetime_excess(self, units: int, lifetime_epsilon: float) -> float:
+        """Return what `MAX_RUNS` such runs together add to the delta of a lifetime budget.
+
+        Distances add up over runs and weigh 1 + e^(lifetime epsilon). A budget above 20 bounds
+        nothing in practice and is weighed as 20.
+        """
+        if not self.private or self.epsilon is None:
+            return 0.0
+        weight = 1 + math.exp(min(max(lifetime_epsilon, self.epsilon), 20.0))
+        return MAX_RUNS * weight * self._distance(units)
 
     def delta_reserve(self) -> float:
         """Return the part of delta that `excess_delta` must stay below."""

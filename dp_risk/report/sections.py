@@ -29,7 +29,7 @@ METRIC_WORDS = {
 SETTING_WORDS = {
     "epsilon_spent": "epsilon of this run (PLD)",
     "epsilon_target": "epsilon asked for",
-    "epsilon_lifetime": "cost to the lifetime (filter)",
+    "epsilon_lifetime": "lifetime total, all runs (filter)",
     "delta": "delta",
     "unit": "unit",
     "adjacency": "adjacency",

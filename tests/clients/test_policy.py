@@ -73,7 +73,6 @@ def test_an_honest_plan_meets_no_objection() -> None:
     ("rules", "said"),
     [
         ({"dataset": "other"}, "another dataset"),
-        ({"unit": "account"}, "another unit"),
         ({"delta": 1e-6}, "another delta"),
         ({"trusts": ()}, "trust local is not allowed"),
         ({"models": ("mlp",)}, "model additive is not allowed"),
@@ -102,3 +101,18 @@ def test_seeded_noise_needs_public_rows_even_where_it_is_listed() -> None:
     listed = policy(randomness=("system", "seeded"))
     assert objections(listed, randomness="seeded") == "seeded noise needs public data"
     assert objections(policy(public=True), randomness="seeded") == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unit": "account"},
+        {"adjacency": "replace-one"},
+        {"trusts": ("central",)},
+        {"trusts": ("distributed",)},
+        {"randomness": ("dice",)},
+    ],
+)
+def test_a_policy_never_promises_what_is_not_built(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="policy: "):
+        policy(**changes)

@@ -51,7 +51,6 @@ def test_a_malformed_site_file_is_a_configuration_error(site: Path, text: str) -
     [
         {"lifetime_epsilon": 100.0},
         {"delta": 1e-6},
-        {"unit": "account"},
         {"dataset": "other"},
         {"public": True},
     ],
