@@ -327,7 +327,8 @@ def _ledger_show(options: argparse.Namespace) -> None:
         return
     print(
         f"{account.dataset}/{account.split}: lifetime epsilon {state.spent_epsilon:.4g} of "
-        f"{account.lifetime_epsilon:g} spent, {state.left_epsilon:.4g} left, {state.used:.1%} of the filter used (Renyi, order "
+        f"{account.lifetime_epsilon:g} spent, {state.left_epsilon:.4g} left, "
+        f"{state.used:.1%} of the filter used (Renyi, order "
         f"{ledger.filter.order}; delta {account.delta:g}, unit {account.unit}, "
         f"{account.adjacency})"
     )
