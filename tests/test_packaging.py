@@ -201,6 +201,7 @@ def test_the_wheel_trains_beside_files_that_bear_its_names(wheel: Path, tmp_path
         script(work / stray, "").write_text("raise SystemExit('the wrong module')\n")
     trained = run(
         *(environment / "bin" / "dp-risk", "train", "data=spambase", "federation.sites=2"),
+        *("privacy.epsilon=1", "federation.rounds=3"),
         *(f"run.dir={work / 'out'}", f"sites.dir={work / 'sites'}"),
         cwd=work,
     )
