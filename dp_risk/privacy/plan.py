@@ -160,15 +160,6 @@ class Plan:
         """Epsilon of the whole schedule (the run cost, PLD)."""
         return epsilon([line.total for line in self.schedule], self.delta)
 
-    def excess_delta(self, units: int) -> float:
-        """Return what the samplers' distance adds to delta, for a site of `units` units.
-
-        A total variation distance t between two mechanisms adds (1 + e^epsilon) t.
-        """
-        if not self.private or self.epsilon is None:
-            return 0.0
-        return (1 + math.exp(min(self.epsilon, 700.0))) * self._distance(units)
-
     def _distance(self, units: int) -> float:
         steps = self.rounds * self.steps_per_round
         distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
@@ -180,16 +171,18 @@ class Plan:
     def lifetime_excess(self, units: int, lifetime_epsilon: float) -> float:
         """Return what `MAX_RUNS` such runs together add to the delta of a lifetime budget.
 
-        Distances add up over runs and weigh 1 + e^(lifetime epsilon). A budget above 20 bounds
-        nothing in practice and is weighed as 20.
+        A total variation distance t adds (1 + e^epsilon) t to delta, and distances add up over
+        runs, here for a site of `units` units. A budget above 20 bounds
+        nothing in practice and is weighed as 20; the run's own epsilon is weighed in full.
         """
         if not self.private or self.epsilon is None:
             return 0.0
-        weight = 1 + math.exp(min(max(lifetime_epsilon, self.epsilon), 20.0))
-        return MAX_RUNS * weight * self._distance(units)
+        one_run = 1 + math.exp(min(self.epsilon, 700.0))
+        all_runs = MAX_RUNS * (1 + math.exp(min(lifetime_epsilon, 20.0)))
+        return max(one_run, all_runs) * self._distance(units)
 
     def delta_reserve(self) -> float:
-        """Return the part of delta that `excess_delta` must stay below."""
+        """Return the part of delta that `lifetime_excess` must stay below."""
         return DELTA_RESERVE * self.delta
 
     def to_dict(self) -> dict[str, Any]:

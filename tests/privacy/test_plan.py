@@ -126,16 +126,16 @@ def test_the_schedule_holds_every_charge():
 
 
 def test_the_samplers_fit_in_their_part_of_delta():
-    excess = PLAN.excess_delta(100_000)
+    excess = PLAN.lifetime_excess(100_000, 10.0)
     assert 0 < excess < PLAN.delta_reserve() == pytest.approx(1e-7)
-    assert PLAN.excess_delta(10**9) > excess
-    assert dataclasses.replace(PLAN, rounds=60).excess_delta(100_000) > excess
+    assert PLAN.lifetime_excess(10**9, 10.0) > excess
+    assert dataclasses.replace(PLAN, rounds=60).lifetime_excess(100_000, 10.0) > excess
     bare = {"trust": "none", "noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
-    assert dataclasses.replace(PLAN, **bare).excess_delta(100_000) == 0
+    assert dataclasses.replace(PLAN, **bare).lifetime_excess(100_000, 10.0) == 0
 
 
 def test_an_absurd_epsilon_needs_more_delta_than_there_is():
-    assert dataclasses.replace(PLAN, epsilon=1e6).excess_delta(10) > PLAN.delta_reserve()
+    assert dataclasses.replace(PLAN, epsilon=1e6).lifetime_excess(10, 10.0) > PLAN.delta_reserve()
 
 
 @pytest.mark.parametrize("rounds", [0, -1, True, 1.0])
