@@ -35,10 +35,15 @@ class RandomnessKind(StrEnum):
 
 
 class Split(StrEnum):
-    """The two disjoint sets of units at a site; each has its own ledger account."""
+    """The two disjoint sets of units at a site; each has its own ledger account.
+
+    Where a unit may move from one to the other (an edited record without an id), one account,
+    `both`, pays for both in sequence.
+    """
 
     TRAIN = "train"
     HOLDOUT = "holdout"
+    BOTH = "both"
 
 
 class DpRiskError(Exception):

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dp_risk.privacy.accounting import Event, Filter
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest, canonical
-from dp_risk.types import ConfigurationError, Refused, VerificationError
+from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
 SCHEMA_VERSION = 1
 _TABLES = """
@@ -337,7 +337,12 @@ class Ledger:
             if current is not None:
                 self._append("close", {"run": current.body["run"], "filter": before})
             lines = [
-                {"name": line.name, "event": line.event.to_dict(), "rounds": line.rounds}
+                {
+                    "name": line.name,
+                    "split": line.split,
+                    "event": line.event.to_dict(),
+                    "rounds": line.rounds,
+                }
                 for line in schedule
             ]
             self._append(
@@ -564,6 +569,12 @@ def _entry(row: tuple[Any, ...]) -> Entry:
 
 def _schedule(reservation: Entry) -> tuple[Purpose, ...]:
     return tuple(
-        Purpose(name=x["name"], event=Event.from_dict(x["event"]), rounds=int(x["rounds"]))
+        Purpose(
+            name=x["name"],
+            # Version 1 knew the training split only.
+            split=x.get("split", Split.TRAIN),
+            event=Event.from_dict(x["event"]),
+            rounds=int(x["rounds"]),
+        )
         for x in reservation.body["schedule"]
     )

@@ -13,7 +13,7 @@ from dp_risk.privacy import sampling
 from dp_risk.privacy.accounting import DELTA_RESERVE, Event, epsilon
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.release import digest
-from dp_risk.types import RandomnessKind, Trust, Unit
+from dp_risk.types import RandomnessKind, Split, Trust, Unit
 
 TRAINING = "training"
 COUNTS = "counts"
@@ -23,9 +23,13 @@ MAX_RUNS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Purpose:
-    """One line of a schedule: the same event in every one of `rounds` rounds."""
+    """One line of a schedule: the same event in every one of `rounds` rounds.
+
+    `split` names the account that pays.
+    """
 
     name: str
+    split: str
     event: Event
     rounds: int
 
@@ -149,10 +153,10 @@ class Plan:
             sampling_rate=self.sampling_rate,
             count=self.steps_per_round,
         )
-        lines = [Purpose(name=TRAINING, event=training, rounds=self.rounds)]
+        lines = [Purpose(name=TRAINING, split=Split.TRAIN, event=training, rounds=self.rounds)]
         if self.counts_noise:
             count = Event(noise_multiplier=self.counts_noise)
-            lines.insert(0, Purpose(name=COUNTS, event=count, rounds=1))
+            lines.insert(0, Purpose(name=COUNTS, split=Split.TRAIN, event=count, rounds=1))
         return tuple(lines)
 
     @property

@@ -22,9 +22,10 @@ ACCOUNT = Account(
 def schedule(rounds: int = 3, noise: float = 20.0) -> tuple[Purpose, ...]:
     """Return a count and some training rounds."""
     return (
-        Purpose(name="counts", event=Event(noise_multiplier=40.0), rounds=1),
+        Purpose(name="counts", split="train", event=Event(noise_multiplier=40.0), rounds=1),
         Purpose(
             name="training",
+            split="train",
             event=Event(noise_multiplier=noise, sampling_rate=0.5, count=2),
             rounds=rounds,
         ),

@@ -199,7 +199,9 @@ def test_a_reservation_fills_the_lifetime_to_the_brim_and_no_further(ledger):
 
     def line(divergence):
         noise = (order / (2 * divergence)) ** 0.5
-        return (Purpose(name="training", event=Event(noise_multiplier=noise), rounds=1),)
+        return (
+            Purpose(name="training", split="train", event=Event(noise_multiplier=noise), rounds=1),
+        )
 
     with refused_without_a_trace(ledger, "lifetime budget"):
         ledger.reserve(run="a", plan_digest="p", schedule=line(capacity * 1.001))
@@ -232,7 +234,7 @@ def test_runs_add_up_until_the_budget_is_gone(ledger):
 
 
 def test_no_noise_is_answered_on_public_data_only(ledger, tmp_path):
-    bare = (Purpose(name="training", event=Event(noise_multiplier=0.0), rounds=1),)
+    bare = (Purpose(name="training", split="train", event=Event(noise_multiplier=0.0), rounds=1),)
     with refused_without_a_trace(ledger, "lifetime budget"):
         ledger.reserve(run="r", plan_digest="p", schedule=bare)
     with refused_without_a_trace(ledger, "lifetime budget"):

@@ -114,8 +114,8 @@ def test_an_impossible_plan_is_refused(change):
 def test_the_schedule_holds_every_charge():
     training = Event(noise_multiplier=5.0, sampling_rate=0.5, count=2)
     assert PLAN.schedule == (
-        Purpose(name=COUNTS, event=Event(noise_multiplier=20.0), rounds=1),
-        Purpose(name=TRAINING, event=training, rounds=6),
+        Purpose(name=COUNTS, split="train", event=Event(noise_multiplier=20.0), rounds=1),
+        Purpose(name=TRAINING, split="train", event=training, rounds=6),
     )
     assert PLAN.cost == epsilon(
         [Event(noise_multiplier=20.0), dataclasses.replace(training, count=12)], 1e-5
@@ -142,4 +142,4 @@ def test_an_absurd_epsilon_needs_more_delta_than_there_is():
 def test_a_purpose_has_rounds(rounds):
     # Fewer than none would be a refund.
     with pytest.raises(ValueError, match="rounds"):
-        Purpose(name=TRAINING, event=Event(noise_multiplier=1.0), rounds=rounds)
+        Purpose(name=TRAINING, split="train", event=Event(noise_multiplier=1.0), rounds=rounds)
