@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from clients.gate import gate
 from clients.site import Site
 from dp_risk import wire
-from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
 
 LOG = logging.getLogger("dp_risk.site")
 
@@ -58,12 +58,12 @@ def make_app(*, remember: bool = True) -> ClientApp:
             round=int(request.values["round"]),
             request=request.digest,
             weights=request.weights,
+            edges=request.values.get("edges"),
         )
         return Message(wire.release_record(answer), reply_to=message)
 
     def statement(message: Message, context: Context) -> Message:
-        run = wire.read_request(message).values.get("run")
-        said = site_of(context).statement(run if isinstance(run, str) else None)
+        said = site_of(context).statement(*wire.read_request(message).about)
         return Message(wire.statement_record(said), reply_to=message)
 
     @app.query("status", mods=mods)
@@ -81,9 +81,17 @@ def make_app(*, remember: bool = True) -> ClientApp:
         site_of(context).ledger.close(str(wire.read_request(message).values["run"]))
         return statement(message, context)
 
-    @app.query("counts", mods=mods)
+    @app.query(COUNTS, mods=mods)
     def counts(message: Message, context: Context) -> Message:
         return release(COUNTS, message, context)
+
+    @app.query(SCORE_BINS, mods=mods)
+    def score_bins(message: Message, context: Context) -> Message:
+        return release(SCORE_BINS, message, context)
+
+    @app.query(EVALUATION, mods=mods)
+    def evaluation(message: Message, context: Context) -> Message:
+        return release(EVALUATION, message, context)
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from dp_risk.privacy.chain import verify_head
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -41,8 +42,7 @@ def gate(open_site: Open) -> Callable[[Message, Context, ClientAppCallable], Mes
 def _checked(reply: Message, message: Message, site: Site) -> RecordDict:
     content = reply.content
     if wire.STATEMENT in content:
-        about = wire.read_request(message).values.get("run")
-        said = site.statement(about if isinstance(about, str) else None)
+        said = site.statement(*wire.read_request(message).about)
         if wire.read_statement(content) != said:
             raise ValueError("a statement that policy and ledger do not make")
         return wire.statement_record(said)
@@ -52,4 +52,6 @@ def _checked(reply: Message, message: Message, site: Site) -> RecordDict:
         raise ValueError("arrays that the ledger did not release")
     if site.ledger.head_at(run=run, purpose=purpose, round=round) != release.ledger_head:
         raise ValueError("another ledger head than that of the release")
+    if not verify_head(site.ledger.public_key, release.ledger_head, release.signature):
+        raise ValueError("a ledger head without the site's signature")
     return wire.release_record(release)

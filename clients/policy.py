@@ -5,75 +5,148 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.plan import PURPOSES, Plan
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Trust, Unit
 
 _MOST_UNITS = 10**7
 
 
+_COMMENTS = {
+    "site": "Name of this site in the federation.",
+    "dataset": "Dataset id: names the ledger's accounts. It outlives edits and new rows; another "
+    "id needs another site folder.",
+    "unit": "What one unit of protection is: record, or account (all records of one account id).",
+    "adjacency": "Which data sets the guarantee compares; add-remove is the only one.",
+    "stable_ids": "Whether a unit keeps its id for ever, so that it stays in one split: true with "
+    "a column of account or record ids, or where records are never edited. With false both "
+    "splits are charged in sequence.",
+    "delta": "A plan must ask for exactly this delta; below 1 / (number of units).",
+    "lifetime_epsilon": "Budget of everything that is ever released (by the ledger's filter). To "
+    "raise it: change it here, then `dp-risk ledger raise`.",
+    "run_epsilon": "Largest epsilon of one run.",
+    "min_noise_multiplier": "Smallest noise of a training step, over the clip norm.",
+    "max_clip_norm": "Largest clip norm of a unit's gradient.",
+    "max_records_per_account": "Most records of one account that may take part in a step; 1 where "
+    "the unit is a record.",
+    "purposes": "What may be released: counts (noisy number of units), training, score_bins and "
+    "evaluation (noisy histograms of holdout scores).",
+    "models": "Models that may be trained.",
+    "trusts": "Who may add the noise: local (this site, in full); none only for public data.",
+    "randomness": "system; seeded only for public data, because whoever knows the seed removes the "
+    "noise.",
+    "public": "Whether the rows themselves may be shown to anybody. Allows exact metrics and runs "
+    "without noise.",
+    "units": "Number of training units where it may be known to anybody; null keeps it private, to "
+    "be released with noise.",
+    "min_sites": "Fewest sites of a run in which this site takes part, itself included.",
+    "max_colluding": "Sites that may collude with the server without harm: a plan must allow for "
+    "at least so many. With trust local any number may.",
+    "max_sites_per_unit": "Most sites of a federation that may hold one unit; a plan must charge "
+    "for at least so many.",
+    "roster": "Name and public key (see site.pub) of every site that this one takes part with, "
+    "itself included; empty: any.",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What a site allows.
+    """What a site allows; the comments of a policy file say what each field means.
 
     Parameters
     ----------
-    site : str
-        The site's name.
-    dataset : str
-        Dataset id: names the ledger account. It outlives edits and new rows.
+    site, dataset : str
+        The site's name, and the dataset id that names its ledger accounts.
     unit, adjacency : str
         What the budget is about.
+    stable_ids : bool
+        Whether train and holdout are disjoint units for ever, each with an account of its own.
     delta : float
         In (0, 1); a plan must ask for exactly this one.
-    lifetime_epsilon : float
-        Budget of everything that is ever released (filter).
-    run_epsilon : float
-        Largest epsilon of one run (PLD).
-    min_noise_multiplier : float
-        Smallest noise of a training step.
-    max_clip_norm : float
-        Largest clip norm.
+    lifetime_epsilon, run_epsilon : float
+        Budget of everything that is ever released (filter), and of one run (PLD); above 0.
+    min_noise_multiplier, max_clip_norm : float
+        Bounds of a training step.
+    max_records_per_account : int
+        At least 1.
     purposes, models, trusts, randomness : tuple of str
         What a plan may name.
     public : bool
         Whether the rows themselves are public: exact metrics and runs without noise are answered.
     units : int or None
         Declared number of training units; None when the number is private and released with noise.
+    min_sites, max_sites_per_unit : int
+        At least 1.
+    max_colluding : int
+        At least 0.
+    roster : mapping of str to str
+        Public keys (hexadecimal) by site; empty accepts any partner.
     """
 
     site: str
     dataset: str
     unit: str
     adjacency: str
+    stable_ids: bool
     delta: float
     lifetime_epsilon: float
     run_epsilon: float
     min_noise_multiplier: float
     max_clip_norm: float
+    max_records_per_account: int
     purposes: tuple[str, ...]
     models: tuple[str, ...]
     trusts: tuple[str, ...]
     randomness: tuple[str, ...]
     public: bool
     units: int | None
+    min_sites: int
+    max_colluding: int
+    max_sites_per_unit: int
+    roster: Mapping[str, str]
 
     def __post_init__(self) -> None:
         # A policy that promises what the mechanisms do not do must not open a ledger.
-        if self.unit != Unit.RECORD:
-            raise ConfigurationError(f"policy: unit: {self.unit} is not built; use record")
-        if self.adjacency != Adjacency.ADD_REMOVE:
-            raise ConfigurationError(f"policy: adjacency: {self.adjacency} is not add-remove")
-        for name, known in (("trusts", (Trust.LOCAL, Trust.NONE)), ("randomness", RandomnessKind)):
+        for name, one, known in (
+            ("unit", self.unit, Unit),
+            ("adjacency", self.adjacency, Adjacency),
+        ):
+            if one not in list(known):
+                raise ConfigurationError(f"policy: {name}: {one} is not one of {_words(known)}")
+        for name, known in (
+            ("purposes", PURPOSES),
+            ("trusts", (Trust.LOCAL, Trust.NONE)),
+            ("randomness", RandomnessKind),
+        ):
             for value in getattr(self, name):
                 if value not in list(known):
-                    raise ConfigurationError(f"policy: {name}: {value} is not one of {list(known)}")
+                    raise ConfigurationError(
+                        f"policy: {name}: {value} is not one of {_words(known)}"
+                    )
+        if not 0 < self.delta < 1:
+            raise ConfigurationError(f"policy: delta: {self.delta:g} is not between 0 and 1")
+        for name, least in (
+            ("max_records_per_account", 1),
+            ("min_sites", 1),
+            ("max_sites_per_unit", 1),
+            ("max_colluding", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigurationError(
+                    f"policy: {name}: {getattr(self, name)} is not at least {least}"
+                )
+        for name in ("lifetime_epsilon", "run_epsilon", "max_clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"policy: {name}: {getattr(self, name):g} is not above 0")
+        if self.unit == Unit.RECORD and self.max_records_per_account != 1:
+            raise ConfigurationError("policy: max_records_per_account: a record is 1 record")
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -101,10 +174,14 @@ class Policy:
         return cls(**values)
 
     def save(self, path: Path) -> None:
-        """Write the policy file."""
+        """Write the policy file, with a comment on every field."""
         # Through JSON, which makes plain strings of enumerations and lists of tuples.
-        data = json.loads(json.dumps(dataclasses.asdict(self)))
-        path.write_text(yaml.safe_dump(data, sort_keys=False))
+        data = json.loads(json.dumps({**dataclasses.asdict(self), "roster": dict(self.roster)}))
+        lines = ["# What this site allows. It is read here only, never taken from a message.", ""]
+        for name, value in data.items():
+            lines += textwrap.wrap(_COMMENTS[name], 96, initial_indent="# ", subsequent_indent="# ")
+            lines += [yaml.safe_dump({name: value}, sort_keys=False, width=96).rstrip(), ""]
+        path.write_text("\n".join(lines))
 
     def objections(self, plan: Plan) -> Iterator[str]:
         """Yield every reason to refuse a plan; none means that the policy allows it."""
@@ -112,6 +189,19 @@ class Policy:
             yield "another dataset"
         if plan.unit != self.unit:
             yield "another unit"
+        if plan.stable_ids != self.stable_ids:
+            yield "another account for the holdout"
+        if plan.max_records_per_account > self.max_records_per_account:
+            yield "more records of an account than allowed"
+        if plan.max_sites_per_unit < self.max_sites_per_unit:
+            yield "the plan charges for fewer sites of a unit than there may be"
+        if plan.max_colluding is not None and plan.max_colluding < self.max_colluding:
+            yield "the plan allows for fewer colluding sites than there may be"
+        if min(plan.min_sites, len(plan.participants)) < self.min_sites:
+            yield "fewer sites than allowed"
+        for name, key in plan.participants.items():
+            if self.roster and self.roster.get(name) != key:
+                yield f"partner {name!r} is not in the roster with this key"
         if plan.trust not in self.trusts:
             yield f"trust {plan.trust} is not allowed"
         if plan.model not in self.models:
@@ -149,6 +239,10 @@ class Policy:
             yield "seeded noise needs public data"
 
 
+def _words(known: Iterable[str]) -> str:
+    return ", ".join(map(str, known))
+
+
 def _typed(path: Path, name: str, kind: str, value: Any) -> Any:
     wrong = ConfigurationError(f"{path}: {name}: {value!r} is not of type {kind}")
     if kind.startswith("tuple"):
@@ -163,6 +257,15 @@ def _typed(path: Path, name: str, kind: str, value: Any) -> Any:
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise wrong
         return float(value)
+    if kind.startswith("Mapping"):
+        plain = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        if not plain or not all(isinstance(key, str) for key in value):
+            raise wrong
+        return dict(value)
+    if kind == "int":
+        if not isinstance(value, int):
+            raise wrong
+        return value
     if kind == "int | None":
         if value is not None and not (isinstance(value, int) and value >= 0):
             raise wrong

@@ -1,11 +1,12 @@
 """One site: policy, shard and ledger in one folder, and what it answers.
 
-The folder holds `policy.yaml`, `site.yaml` (where the rows are), `split.key` and `ledger.sqlite`.
-Everything that a site knows between two messages is in there.
+The folder holds `policy.yaml`, `site.yaml` (where the rows are), `split.key`, `site.key` (which
+signs the ledger) and `ledger.sqlite`: everything that a site knows between two messages.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dp_risk.evaluation.private import Bins
 
+from clients.answers import compute
 from clients.policy import Policy
-from clients.shard import Shard, TrainingUnits
+from clients.shard import Shard
 from dp_risk import models
 from dp_risk.data.schema import Schema
-from dp_risk.privacy.accounting import epsilon
-from dp_risk.privacy.dpsgd import DPSGD, dimension, load_weights
-from dp_risk.privacy.gaussian import GaussianCount
+from dp_risk.privacy import keys
+from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.ledger import Account, Ledger
 from dp_risk.privacy.mechanism import Arrays
-from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
 from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split
@@ -40,6 +42,7 @@ POLICY, SITE, KEY, LEDGER, PLAN = (
     "ledger.sqlite",
     "plan.json",
 )
+SIGNING_KEY, PUBLIC_KEY = "site.key", "site.pub"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,13 +58,42 @@ class Site:
     shard : Shard
         Its rows.
     ledger : Ledger
-        Its ledger of the training split.
+        Its ledger: one account a split.
     """
 
     folder: Path
     policy: Policy
     shard: Shard
     ledger: Ledger
+
+    @staticmethod
+    def create(
+        folder: Path, *, policy: Policy, data: str, schema: Schema, holdout: float, split_key: bytes
+    ) -> None:
+        """Write the files of a new site into an existing folder; the ledger opens on first use.
+
+        Parameters
+        ----------
+        folder : Path
+            The site's folder.
+        policy : Policy
+            Its policy.
+        data : str
+            CSV or Parquet file of its rows; a relative path starts at the folder.
+        schema : Schema
+            The public schema.
+        holdout : float
+            Fraction of units held out, in [0, 1); it never changes.
+        split_key : bytes
+            Key of the split, 16 to 64 bytes; it never changes.
+        """
+        policy.save(folder / POLICY)
+        about = {"data": data, "holdout": holdout, "schema": schema.to_dict()}
+        (folder / SITE).write_text(yaml.safe_dump(about, sort_keys=False))
+        with os.fdopen(os.open(folder / KEY, os.O_WRONLY | os.O_CREAT, 0o600), "w") as handle:
+            handle.write(split_key.hex())
+        key = keys.load_or_create(folder / SIGNING_KEY)
+        (folder / PUBLIC_KEY).write_text(f"{policy.site}: {keys.public_hex(key)}\n")
 
     @classmethod
     def open(cls, folder: Path) -> Site:
@@ -82,6 +114,7 @@ class Site:
                 path=path if path.is_absolute() else folder / path,
                 schema=Schema.from_dict(settings["schema"]),
                 key=bytes.fromhex((folder / KEY).read_text().strip()),
+                unit=policy.unit,
                 holdout=float(settings["holdout"]),
                 cache=folder / "coded",
             )
@@ -89,46 +122,72 @@ class Site:
             raise ConfigurationError(f"{folder}: not a site: {error!r}") from None
         account = Account(
             dataset=policy.dataset,
-            split=Split.TRAIN,
+            splits=(Split.TRAIN, Split.HOLDOUT) if policy.stable_ids else (Split.BOTH,),
             unit=policy.unit,
             adjacency=policy.adjacency,
             delta=policy.delta,
             lifetime_epsilon=policy.lifetime_epsilon,
             public=policy.public,
         )
-        ledger = Ledger.open(folder / LEDGER, account)
+        key = keys.load_or_create(folder / SIGNING_KEY)
+        ledger = Ledger.open(folder / LEDGER, account, key=key)
         return cls(folder=folder, policy=policy, shard=shard, ledger=ledger)
 
     @cached_property
     def _plans(self) -> dict[str, Plan]:
         return {}
 
-    def statement(self, run: str | None) -> dict[str, Any]:
-        """Return what anybody may know: policy and ledger only, never a row."""
+    def statement(self, run: str | None, entry: int | None = None) -> dict[str, Any]:
+        """Return what anybody may know: policy and ledger only, never a row.
+
+        Parameters
+        ----------
+        run : str or None
+            Run whose charges are asked for.
+        entry : int or None
+            Ledger entry whose hash is asked for: a server that remembers an older head checks
+            that it is still part of the chain.
+        """
         state = self.ledger.state
         charged = self.ledger.charged(run) if run else ()
-        noisy = [line.total for line in charged if line.event.noise_multiplier]
+        noisy = tuple(line for line in charged if line.event.noise_multiplier)
         policy = self.policy
         return {
             "site": policy.site,
+            "key": self.ledger.public_key,
             "dataset": policy.dataset,
             "schema": self.shard.schema.digest,
             "unit": policy.unit,
             "adjacency": policy.adjacency,
+            "stable_ids": policy.stable_ids,
+            "holdout": self.shard.holdout,
             "delta": policy.delta,
             "public": policy.public,
             "units": policy.units,
+            "min_sites": policy.min_sites,
+            "max_sites_per_unit": policy.max_sites_per_unit,
+            "max_records_per_account": policy.max_records_per_account,
             "run_epsilon": policy.run_epsilon,
-            "lifetime_epsilon": policy.lifetime_epsilon,
+            "lifetime_epsilon": state.lifetime_epsilon,
             "spent_epsilon": state.spent_epsilon,
             "left_epsilon": state.left_epsilon,
             "lifetime_used": state.used,
+            "accounts": {
+                split: dataclasses.asdict(balance) for split, balance in state.balances.items()
+            },
+            "amendments": [dict(amendment) for amendment in self.ledger.amendments()],
+            "retired": state.retired,
             "ledger_head": state.head,
+            "ledger_signature": state.signature,
             "ledger_entries": state.entries,
+            "entry": {
+                "sequence": entry,
+                "hash": None if entry is None else self.ledger.hash_at(entry),
+            },
             "open_run": state.open_run,
             "run": {
                 "id": run,
-                "epsilon_spent": epsilon(noisy, policy.delta),
+                "epsilon_spent": costs(noisy, policy.delta),
                 "rounds": {line.name: line.rounds for line in charged},
             },
         }
@@ -144,6 +203,8 @@ class Site:
         reasons = list(self.policy.objections(plan))
         if plan.schema != self.shard.schema.digest:
             reasons.append("another schema")
+        if plan.participants.get(self.policy.site) != self.ledger.public_key:
+            reasons.append("the plan does not name this site and its key")
         if not reasons and dimension(self._module(plan)) != plan.dimension:
             reasons.append("the model has another dimension")
         if reasons:
@@ -183,43 +244,71 @@ class Site:
         return Randomness.system()
 
     def answer(
-        self, *, plan_digest: str, purpose: str, round: int, request: str, weights: Arrays
+        self,
+        *,
+        plan_digest: str,
+        purpose: str,
+        round: int,
+        request: str,
+        weights: Arrays,
+        edges: Any = None,
     ) -> Release:
         """Charge one round and release its output, or return the stored one.
 
         Everything that can be refused is refused before a row is read.
 
+        Parameters
+        ----------
+        plan_digest : str
+            Which enrolled plan.
+        purpose, round : str, int
+            Which line of its schedule.
+        request : str
+            Digest of everything that the request says.
+        weights : mapping of str to ndarray
+            Of the model; empty for a count.
+        edges : list of float or None
+            Public bin edges of an evaluation, in logits.
+
         Raises
         ------
         Refused
-            If the plan is not enrolled, the weights are not the model's, or the ledger says no.
+            If the plan is not enrolled, the weights are not the model's, the edges are no bins, or
+            the ledger says no.
         """
         plan = self._plan(plan_digest)
-        if purpose == TRAINING:
+        module, bins = None, None
+        if purpose == COUNTS:
+            if weights:
+                raise Refused("weights where none belong")
+        else:
             module = self._module(plan)
             try:
                 load_weights(module, weights)
             except ValueError as error:
                 raise Refused(str(error)) from None
-        elif weights:
-            raise Refused("weights where none belong")
+        if purpose == EVALUATION:
+            bins = _bins(edges)
+        elif edges is not None:
+            raise Refused("bins where none belong")
         stored = self.ledger.pay(
             run=plan.run, plan_digest=plan_digest, purpose=purpose, round=round, request=request
         )
         if stored is not None:
             return stored
         randomness = self._randomness(plan, purpose, round)
-        coded = self.shard.train
-        if purpose == COUNTS:
-            mechanism = GaussianCount(noise_multiplier=plan.counts_noise)
-            arrays = mechanism(len(coded), randomness)
-        else:
-            steps = DPSGD(
-                clip_norm=plan.clip_norm,
-                noise_multiplier=plan.noise_multiplier,
-                sampling_rate=plan.sampling_rate,
-                steps=plan.steps_per_round,
-                local_rate=plan.local_rate,
-            )
-            arrays = steps((module, TrainingUnits(coded)), randomness)
+        arrays = compute(plan, purpose, self.shard, module, bins, randomness)
         return self.ledger.mint(run=plan.run, purpose=purpose, round=round, arrays=arrays)
+
+
+def _bins(edges: Any) -> Bins:
+    plain = isinstance(edges, list) and all(type(edge) in (int, float) for edge in edges)
+    try:
+        if not plain:
+            raise ValueError("edges are a list of numbers")
+        bins = Bins.of(edges)
+    except ValueError as error:
+        raise Refused(f"no bins: {error}") from None
+    if 2 * len(bins) > MAX_CELLS:
+        raise Refused("too many bins")
+    return bins

@@ -34,6 +34,15 @@ class Request:
     weights: Arrays
 
     @property
+    def about(self) -> tuple[str | None, int | None]:
+        """The run and the ledger entry that a statement is asked about."""
+        run, entry = self.values.get("run"), self.values.get("entry")
+        return (
+            run if isinstance(run, str) else None,
+            entry if type(entry) is int and 0 <= entry < 2**62 else None,
+        )
+
+    @property
     def digest(self) -> str:
         """SHA-256 over everything that the request says."""
         return digest({"values": dict(self.values), "weights": arrays_digest(self.weights)})
@@ -87,6 +96,7 @@ def release_record(release: Release) -> RecordDict:
             "round": release.round,
             "digest": release.digest,
             "ledger_head": release.ledger_head,
+            "signature": release.signature,
         }
     )
     return RecordDict({ARRAYS: arrays_to_record(release.arrays), RECEIPT: receipt})
@@ -103,7 +113,7 @@ def read_release(content: RecordDict) -> Release:
     if set(content) != {ARRAYS, RECEIPT}:
         raise ValueError("not a release")
     receipt = dict(content.config_records[RECEIPT])
-    if set(receipt) != {"run", "purpose", "round", "digest", "ledger_head"}:
+    if set(receipt) != {"run", "purpose", "round", "digest", "ledger_head", "signature"}:
         raise ValueError("not a release")
     arrays = record_to_arrays(content.array_records[ARRAYS])
     if arrays_digest(arrays) != receipt["digest"]:
@@ -115,6 +125,7 @@ def read_release(content: RecordDict) -> Release:
         arrays=arrays,
         digest=str(receipt["digest"]),
         ledger_head=str(receipt["ledger_head"]),
+        signature=str(receipt["signature"]),
     )
 
 

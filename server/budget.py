@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dp_risk.privacy.plan import Plan
 from dp_risk.types import FederationError
 
 
@@ -28,6 +29,11 @@ class SiteView:
     def site(self) -> str:
         """The site's name."""
         return str(self.statement["site"])
+
+    @property
+    def key(self) -> str:
+        """The site's public key, in hexadecimal."""
+        return str(self.statement["key"])
 
     @property
     def units(self) -> int | None:
@@ -53,19 +59,20 @@ def check_together(views: list[SiteView], *, dataset: str) -> None:
             raise FederationError(
                 f"{view.site} holds dataset {view.statement['dataset']}, the run asks for {dataset}"
             )
-
-
-def refusal_line(views: list[SiteView], *, epsilon: float | None, delta: float, schema: str) -> str:
-    """Say what was asked and what the refusing sites have left."""
-    for view in views:
-        said = view.statement
-        if said["schema"] != schema:
-            return f"refused: {view.site} has another schema than the run; nothing was computed"
-        if epsilon is not None and said["delta"] != delta:
-            return (
-                f"refused: {view.site} keeps its ledger at delta {said['delta']:g}, the run asks "
-                f"for delta {delta:g}; an account never changes its delta; nothing was computed"
+        if view.statement["stable_ids"] != views[0].statement["stable_ids"]:
+            raise FederationError(
+                f"{view.site} and {views[0].site} do not agree on stable_ids: whether training "
+                "and holdout have accounts of their own"
             )
+
+
+def refusal_line(views: list[SiteView], plan: Plan) -> str:
+    """Say what was asked and what the refusing sites have left, from their statements."""
+    epsilon, delta = plan.epsilon, plan.delta
+    for view in views:
+        reason = _reason(view.statement, plan)
+        if reason:
+            return f"refused: {view.site} {reason}; nothing was computed"
     asked = "a run without noise" if epsilon is None else f"epsilon {epsilon:g}"
     least = min(views, key=lambda view: float(view.statement["left_epsilon"]))
     others = f" (and {len(views) - 1} more sites)" if len(views) > 1 else ""
@@ -73,6 +80,29 @@ def refusal_line(views: list[SiteView], *, epsilon: float | None, delta: float, 
         f"refused: the run asks {asked} at delta {delta:g}; {_left(least.statement)}{others}; "
         "nothing was computed (a site's own log says which rule refused)"
     )
+
+
+def _reason(said: Mapping[str, Any], plan: Plan) -> str | None:
+    """Return why a site refused where its statement tells."""
+    if said["schema"] != plan.schema:
+        return "has another schema than the run"
+    if said["unit"] != plan.unit:
+        return f"protects each {said['unit']}, the run asks for unit {plan.unit}"
+    if plan.epsilon is not None and said["delta"] != plan.delta:
+        return (
+            f"keeps its ledger at delta {said['delta']:g}, the run asks for delta {plan.delta:g}; "
+            "an account never changes its delta"
+        )
+    if said["retired"]:
+        return "has retired its budget"
+    if plan.max_records_per_account > said["max_records_per_account"]:
+        return (
+            f"lets {said['max_records_per_account']} records of an account take part, the run "
+            f"asks for {plan.max_records_per_account}"
+        )
+    if min(plan.min_sites, len(plan.participants)) < said["min_sites"]:
+        return f"takes part with {said['min_sites']} sites at least"
+    return None
 
 
 def _left(said: Mapping[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from dp_risk.privacy.chain import verify_head
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -38,15 +39,19 @@ def ask(
     grid: Grid,
     nodes: list[int],
     kind: str,
-    values: Mapping[str, Any],
+    values: Mapping[str, Any] | Callable[[int], Mapping[str, Any]],
     weights: wire.Arrays | None,
     timeout: float,
 ) -> dict[int, RecordDict]:
-    """Send one request to every node; return the contents of the answers that came in time."""
-    messages = [
-        Message(wire.request_record(values, weights), node, kind, group_id=str(values.get("round")))
-        for node in nodes
-    ]
+    """Send one request to every node; return the contents of the answers that came in time.
+
+    `values` may depend on the node.
+    """
+    messages = []
+    for node in nodes:
+        said = values(node) if callable(values) else values
+        content, group = wire.request_record(said, weights), str(said.get("round"))
+        messages.append(Message(content, node, kind, group_id=group))
     waiting = [i for i in grid.push_messages(messages) if i is not None]
     deadline = time.monotonic() + timeout
     answers: dict[int, RecordDict] = {}
@@ -72,15 +77,24 @@ def statements(answers: Mapping[int, RecordDict]) -> dict[int, dict[str, Any]]:
 
 
 def releases(
-    answers: Mapping[int, RecordDict], *, run: str, purpose: str, round: int
+    answers: Mapping[int, RecordDict],
+    keys: Mapping[int, str],
+    *,
+    run: str,
+    purpose: str,
+    round: int,
 ) -> dict[int, Release]:
-    """Return the releases among the answers that belong to this round."""
+    """Return the releases among the answers that belong to this round.
+
+    `keys` holds each node's public key; a release whose ledger head is not signed is left out.
+    """
     out = {}
     for node, content in answers.items():
         try:
             release = wire.read_release(content)
         except (ValueError, KeyError):
             continue
-        if (release.run, release.purpose, release.round) == (run, purpose, round):
+        signed = verify_head(keys[node], release.ledger_head, release.signature)
+        if signed and (release.run, release.purpose, release.round) == (run, purpose, round):
             out[node] = release
     return out

@@ -89,6 +89,10 @@ class Job:
         How the server steps.
     seed : int
         Public seed.
+    capacity : float
+        Share of units that can be reviewed, in (0, 1): where precision and threshold are taken.
+    memory : Path or None
+        File with the ledgers' heads seen before; None remembers nothing.
     """
 
     run: str
@@ -100,10 +104,13 @@ class Job:
     privacy: Privacy
     federation: Federation
     seed: int
+    capacity: float
+    memory: Path | None
 
     def to_json(self) -> str:
         """Encode for Flower's run configuration."""
-        return json.dumps({**asdict(self), "folder": str(self.folder)})
+        memory = None if self.memory is None else str(self.memory)
+        return json.dumps({**asdict(self), "folder": str(self.folder), "memory": memory})
 
     @classmethod
     def from_json(cls, text: str) -> Job:
@@ -118,7 +125,13 @@ class Job:
             data = json.loads(text)
             privacy = Privacy(**data.pop("privacy"))
             federation = Federation(**data.pop("federation"))
-            folder = Path(data.pop("folder"))
-            return cls(privacy=privacy, federation=federation, folder=folder, **data)
+            folder, memory = Path(data.pop("folder")), data.pop("memory")
+            return cls(
+                privacy=privacy,
+                federation=federation,
+                folder=folder,
+                memory=None if memory is None else Path(memory),
+                **data,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigurationError(f"the run configuration holds no job: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,20 +17,22 @@ from numpy.typing import NDArray
 from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
-from dp_risk.privacy.accounting import epsilon
 from dp_risk.privacy.dpsgd import dimension
-from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
 from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
 from dp_risk.privacy.release import Release
-from dp_risk.types import Adjacency, FederationError, RandomnessKind, Refused, Trust
+from dp_risk.types import FederationError, Refused, Trust, Unit
+from server import record
 from server.aggregation import Stepper, Weights, total
 from server.budget import SiteView, check_together, refusal_line
+from server.evaluation import evaluate
 from server.exchange import ask, releases, statements, wait_for_nodes
+from server.heads import Heads
 from server.job import Job
-from server.provenance import commit, peak_rss_mb, versions
 
 SCHEMA_VERSION = 1
 _REPORTS = 10
+LOG = logging.getLogger("dp_risk.server")
 
 
 class Observer(Protocol):
@@ -84,6 +87,8 @@ class Run:
         self.job = job
         self.observer = observer
         self.coding = Coding(schema=Schema.from_dict(dict(job.schema)))
+        self.heads = Heads(job.memory)
+        self.keys: dict[int, str] = {}
         self.started = time.monotonic()
 
     def execute(self) -> dict[str, Any]:
@@ -104,12 +109,11 @@ class Run:
         if len(views) < len(nodes):
             raise FederationError(f"{len(nodes) - len(views)} sites did not state their budget")
         check_together(views, dataset=job.dataset)
-        sizes = [view.units for view in views]
-        declared = None if None in sizes else sum(size or 0 for size in sizes)
-        if declared is not None and job.privacy.trust != Trust.NONE:
-            check_delta(job.privacy.delta, declared, where="declared")
-        plan, noise = self._plan(declared)
+        self._check_heads(views)
+        plan, noise = self._plan(views)
         self.observer.planned(plan)
+        self.keys = {view.node: view.key for view in views}
+        closed: list[SiteView] = []
         self._enrol(plan, views)
         try:
             units = self._units(plan, views)
@@ -121,23 +125,64 @@ class Run:
                 dimension=plan.dimension,
             )
             outcome = self._rounds(plan, units, rate)
+            self._save_model(outcome.weights)
+            estimates = self._evaluate(plan, views, outcome.weights)
         finally:
             closed = self._views([v.node for v in views], "query.close", {"run": plan.run})
-        self._save_model(outcome.weights)
-        return self._save_run(plan, views, closed, units, rate, outcome)
+            self._remember(closed)
+        run = record.build(
+            plan=plan,
+            views=views,
+            closed={view.node: view for view in closed},
+            units=units,
+            learning_rate=rate,
+            joined=outcome.joined,
+            lost=outcome.lost,
+            estimates=estimates,
+            seconds=time.monotonic() - self.started,
+        )
+        (job.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        return run
 
-    def _views(self, nodes: list[int], kind: str, values: Mapping[str, Any]) -> list[SiteView]:
+    def _views(self, nodes: list[int], kind: str, values: Any) -> list[SiteView]:
         timeout = self.job.federation.timeout
         said = statements(ask(self.grid, nodes, kind, values, None, timeout))
         return [SiteView(node=node, statement=said[node]) for node in nodes if node in said]
 
-    def _plan(self, units: int | None) -> tuple[Plan, Noise]:
+    def _check_heads(self, views: list[SiteView]) -> None:
+        """Compare every ledger with the head that was last seen of it."""
+        entries = {}
+        for view in views:
+            before = self.heads.known(view.key)
+            if before is not None:
+                entries[view.node] = before.entries - 1
+        again = self._views(sorted(entries), "query.status", lambda node: {"entry": entries[node]})
+        latest = {view.node: view for view in again}
+        for view in views:
+            if view.node in entries and view.node not in latest:
+                raise FederationError(f"{view.site} did not state its ledger's head")
+            self.heads.check(latest.get(view.node, view).statement)
+
+    def _remember(self, views: list[SiteView]) -> None:
+        for view in views:
+            self.heads.remember(view.statement)
+        self.heads.save()
+
+    def _plan(self, views: list[SiteView]) -> tuple[Plan, Noise]:
         job, privacy, settings = self.job, self.job.privacy, self.job.federation
+        sizes = [view.units for view in views]
+        units = None if None in sizes else sum(size or 0 for size in sizes)
+        if units is not None and privacy.trust != Trust.NONE:
+            check_delta(privacy.delta, units, where="declared")
+        stated = [view.statement for view in views]
+        stable_ids = bool(stated[0]["stable_ids"])
         noise = choose_noise(
             privacy,
             units=units,
             rounds=settings.rounds,
             steps_per_round=settings.steps_per_round,
+            stable_ids=stable_ids,
+            holdout=all(said["holdout"] > 0 for said in stated),
         )
         module = models.build(job.model, job.model_options, self.coding, job.seed)
         local_rate = 0.0
@@ -164,6 +209,16 @@ class Run:
             steps_per_round=settings.steps_per_round,
             local_rate=local_rate,
             counts_noise=noise.counts_noise,
+            score_bins_noise=noise.score_bins_noise,
+            evaluation_noise=noise.evaluation_noise,
+            stable_ids=stable_ids,
+            max_records_per_account=(
+                privacy.max_records_per_account if privacy.unit == Unit.ACCOUNT else 1
+            ),
+            max_sites_per_unit=privacy.max_sites_per_unit,
+            min_sites=settings.min_sites or settings.sites,
+            max_colluding=None,
+            participants={view.site: view.key for view in views},
             seed=job.seed,
         )
         return plan, noise
@@ -171,20 +226,28 @@ class Run:
     def _enrol(self, plan: Plan, views: list[SiteView]) -> None:
         nodes = [view.node for view in views]
         values = {"plan": plan.to_dict(), "run": plan.run}
-        joined = {view.node for view in self._views(nodes, "query.enrol", values)}
+        enrolled = self._views(nodes, "query.enrol", values)
+        self._remember(enrolled)
+        joined = {view.node for view in enrolled}
         refused = [view for view in views if view.node not in joined]
         if refused:
-            self._views(sorted(joined), "query.close", {"run": plan.run})
-            line = refusal_line(refused, epsilon=plan.epsilon, delta=plan.delta, schema=plan.schema)
-            raise Refused(line)
+            self._remember(self._views(sorted(joined), "query.close", {"run": plan.run}))
+            raise Refused(refusal_line(refused, plan))
 
     def _ask_releases(
-        self, plan: Plan, kind: str, purpose: str, round: int, nodes: list[int], at: Weights | None
+        self,
+        plan: Plan,
+        kind: str,
+        purpose: str,
+        round: int,
+        nodes: list[int],
+        at: Weights | None,
+        **more: Any,
     ) -> dict[int, Release]:
-        values = {"plan": plan.digest, "round": round}
+        values = {"plan": plan.digest, "round": round, **more}
         weights = None if at is None else {k: np.asarray(v) for k, v in at.items()}
         answers = ask(self.grid, nodes, kind, values, weights, self.job.federation.timeout)
-        good = releases(answers, run=plan.run, purpose=purpose, round=round)
+        good = releases(answers, self.keys, run=plan.run, purpose=purpose, round=round)
         fewest = self.job.federation.min_sites or self.job.federation.sites
         if len(good) < fewest:
             raise FederationError(
@@ -242,9 +305,30 @@ class Run:
         if not plan.private or (done % every and done != plan.rounds):
             return None
         lines = [
-            replace(line, rounds=done) if line.name == TRAINING else line for line in plan.schedule
+            replace(line, rounds=done) if line.name == TRAINING else line
+            for line in plan.schedule
+            if line.name in (TRAINING, COUNTS)
         ]
-        return epsilon([line.total for line in lines], plan.delta)
+        return max(costs(lines, plan.delta).values())
+
+    def _evaluate(
+        self, plan: Plan, views: list[SiteView], weights: Weights
+    ) -> dict[str, Any] | None:
+        """Return charged estimates; None where none are planned or too few sites answered."""
+        if not plan.evaluation_noise:
+            return None
+        nodes = [view.node for view in views]
+
+        def histograms(purpose: str, **more: Any) -> list[Weights]:
+            got = self._ask_releases(plan, f"query.{purpose}", purpose, 0, nodes, weights, **more)
+            return [got[node].arrays for node in sorted(got)]
+
+        try:
+            return evaluate(plan, histograms, capacity=self.job.capacity)
+        except FederationError as error:
+            # The model stands, and what was charged stays charged.
+            LOG.error("no estimates: %s", error)
+            return None
 
     def _save_model(self, weights: Weights) -> None:
         job = self.job
@@ -258,94 +342,6 @@ class Run:
             "seed": job.seed,
         }
         (job.folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
-
-    def _save_run(
-        self,
-        plan: Plan,
-        views: list[SiteView],
-        closed: list[SiteView],
-        units: Mapping[int, float],
-        rate: float,
-        outcome: Outcome,
-    ) -> dict[str, Any]:
-        last = {view.node: view for view in closed}
-        sites = [self._site(plan, v, last.get(v.node, v), units, outcome) for v in views]
-        charges = [
-            {
-                "split": "train",
-                "purpose": line.name,
-                "event": str(line.total),
-                "epsilon": epsilon([line.total], plan.delta) if plan.private else None,
-            }
-            for line in plan.schedule
-        ]
-        run = {
-            "schema_version": SCHEMA_VERSION,
-            "run": plan.run,
-            "dataset": plan.dataset,
-            "model": plan.model,
-            "trust": plan.trust,
-            "unit": plan.unit,
-            "adjacency": Adjacency.ADD_REMOVE,
-            "delta": plan.delta,
-            "epsilon_target": plan.epsilon,
-            "epsilon_spent": plan.cost if plan.private else None,
-            "epsilon_lifetime": max(v.statement["spent_epsilon"] for v in last.values() or views),
-            "sigma": plan.noise_multiplier,
-            "q": plan.sampling_rate,
-            "steps": plan.rounds * plan.steps_per_round,
-            "rounds": plan.rounds,
-            "rounds_abandoned": 0,
-            "answers_lost": outcome.lost,
-            "clip_norm": plan.clip_norm,
-            "learning_rate": rate,
-            "min_sites": self.job.federation.min_sites or self.job.federation.sites,
-            "max_colluding": None,
-            "sites": sites,
-            "charges": charges,
-            "utility": None,
-            "seconds": round(time.monotonic() - self.started, 2),
-            "peak_rss_mb": round(peak_rss_mb(), 1),
-            "versions": versions(),
-            "commit": commit(),
-            "randomness": plan.randomness,
-            "seed": plan.seed,
-            "plan": plan.digest,
-            "assumptions": self._assumptions(plan),
-        }
-        (self.job.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
-        return run
-
-    @staticmethod
-    def _site(
-        plan: Plan, before: SiteView, view: SiteView, units: Mapping[int, float], outcome: Outcome
-    ) -> dict[str, Any]:
-        said = view.statement
-        return {
-            "site": view.site,
-            "units": round(units.get(view.node, 0.0)),
-            "epsilon_spent": plan.cost if plan.private else None,
-            "epsilon_lifetime_left": said["left_epsilon"],
-            "epsilon_lifetime": said["spent_epsilon"],
-            "epsilon_lifetime_budget": said["lifetime_epsilon"],
-            "lifetime_used": said["lifetime_used"],
-            "lifetime_used_before": before.statement["lifetime_used"],
-            "ledger_head": said["ledger_head"],
-            "rounds_joined": outcome.joined.get(view.node, 0),
-        }
-
-    @staticmethod
-    def _assumptions(plan: Plan) -> list[str]:
-        lines = [
-            "Each unit's data sits at one site only.",
-            "The schema (columns, bounds, values) is public and was not derived from the rows.",
-            "Crashes, missed deadlines and the timing of answers are outside the guarantee.",
-        ]
-        if not plan.counts_noise:
-            lines.append("The number of training units at each site is public, as its policy says.")
-        if plan.randomness == RandomnessKind.SEEDED:
-            lines.append("Randomness was seeded: whoever knows the seed can remove the noise.")
-        return lines
 
 
 def execute(grid: Grid, job: Job, observer: Observer | None = None) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import make_app
 from clients.policy import Policy
-from clients.site import KEY, POLICY, SITE, Site
+from clients.site import SIGNING_KEY, Site
 from dp_risk import models, wire
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
+from dp_risk.privacy import keys
 from dp_risk.privacy.accounting import Event, calibrate
 from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.plan import Plan
@@ -28,6 +29,7 @@ from dp_risk.privacy.plan import Plan
 # Flower makes messages only for a task it knows.
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 DELTA = 1e-5
+KEY = keys.public_hex(Ed25519PrivateKey.from_private_bytes(bytes([9] * 32)))
 SCHEMA = {
     "name": "tiny",
     "label": {"column": "risk", "positive": ["yes"], "negative": ["no"]},
@@ -63,29 +65,40 @@ def policy(**changes: Any) -> Policy:
         "dataset": "tiny",
         "unit": "record",
         "adjacency": "add-remove",
+        "stable_ids": True,
         "delta": DELTA,
         "lifetime_epsilon": 10.0,
         "run_epsilon": 8.0,
         "min_noise_multiplier": 0.3,
         "max_clip_norm": 10.0,
-        "purposes": ("training", "counts"),
+        "max_records_per_account": 1,
+        "purposes": ("counts", "training", "score_bins", "evaluation"),
         "models": ("additive", "mlp"),
         "trusts": ("local", "none") if public else ("local",),
         "randomness": ("system", "seeded") if public else ("system",),
         "public": public,
         "units": None,
+        "min_sites": 1,
+        "max_colluding": 0,
+        "max_sites_per_unit": 1,
+        "roster": {},
     }
     return Policy(**{**values, **changes})
 
 
 def make_site(folder: Path, table: pa.Table, rules: Policy) -> Path:
-    """Write a site's folder; the split key is the same at every site."""
+    """Write a site's folder; the keys are the same at every site."""
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "rows.parquet")
-    (folder / KEY).write_text("07" * 32)
-    about = {"data": "rows.parquet", "holdout": 0.2, "schema": SCHEMA}
-    (folder / SITE).write_text(yaml.safe_dump(about, sort_keys=False))
-    rules.save(folder / POLICY)
+    (folder / SIGNING_KEY).write_text("09" * 32)
+    Site.create(
+        folder,
+        policy=rules,
+        data="rows.parquet",
+        schema=Schema.from_dict(SCHEMA),
+        holdout=0.2,
+        split_key=bytes([7] * 32),
+    )
     return folder
 
 
@@ -115,6 +128,14 @@ def plan(**changes: Any) -> Plan:
         "steps_per_round": 1,
         "local_rate": 0.0,
         "counts_noise": 20.0,
+        "score_bins_noise": 10.0,
+        "evaluation_noise": 5.0,
+        "stable_ids": True,
+        "max_records_per_account": 1,
+        "max_sites_per_unit": 1,
+        "min_sites": 1,
+        "max_colluding": None,
+        "participants": {"site-00": KEY},
         "seed": 0,
     }
     values["dimension"] = dimension(module(values["model"], values["model_options"]))
@@ -127,6 +148,7 @@ def plan(**changes: Any) -> Plan:
 def public_plan(**changes: Any) -> Plan:
     """Return a plan without noise, for public sites only."""
     none = {"trust": "none", "noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
+    none |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0}
     return plan(**{**none, **changes})
 
 
@@ -175,6 +197,18 @@ class Server:
         """Ask for a training round."""
         values = {"plan": plan.digest, "round": round, **more}
         return self.ask("train", values, weights() if at is None else at)
+
+    def score_bins(self, plan: Plan, at: Mapping[str, Any] | None = None, **more: Any) -> RecordDict:
+        """Ask for the histogram of score positions."""
+        values = {"plan": plan.digest, "round": 0, **more}
+        return self.ask("query.score_bins", values, weights() if at is None else at)
+
+    def evaluation(
+        self, plan: Plan, edges: Any, at: Mapping[str, Any] | None = None, **more: Any
+    ) -> RecordDict:
+        """Ask for the histogram of scores by label."""
+        values = {"plan": plan.digest, "round": 0, "edges": edges, **more}
+        return self.ask("query.evaluation", values, weights() if at is None else at)
 
     def counts(self, plan: Plan) -> RecordDict:
         """Ask for the number of units."""

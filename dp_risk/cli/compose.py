@@ -19,6 +19,7 @@ from dp_risk.cli.settings import (
     InProcess,
     Report,
     RunFolder,
+    Server,
     Settings,
     Sites,
 )
@@ -65,6 +66,7 @@ def settings(overrides: Sequence[str]) -> Settings:
         privacy_values=privacy_values,
         run=_build(config, "run", RunFolder),
         sites=_build(config, "sites", Sites),
+        server=_build(config, "server", Server),
         frontier=_build(config, "frontier", Frontier),
         seed=seed,
         yaml=_yaml(config),

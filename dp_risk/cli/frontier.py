@@ -131,7 +131,7 @@ def _train(
     asked = settings.asked.epsilon or 1.0
     sites = make_sites(settings, scratch / f"sites-{number}", lifetime_epsilon=2 * asked + 2)
     with progress(title, as_json=as_json) as step:
-        record = training.run(settings, place, sites, step)
+        record = training.run(settings, place, sites, step, memory=None)
     shutil.rmtree(scratch / f"sites-{number}")
     return record, place
 

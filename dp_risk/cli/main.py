@@ -158,6 +158,35 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
     verb.set_defaults(act=_data_describe)
 
+    site = add(verbs, "site", "a data holder's folder", "site init --help")
+    kinds = site.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    verb = add(
+        kinds,
+        "init",
+        "make a site: keys, data configuration and a policy with comments",
+        "site init mysite --data mine.csv --schema mine.schema.yaml --delta 1e-5",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the new site's folder")
+    verb.add_argument("--data", type=Path, required=True, help="CSV or Parquet file of its rows")
+    verb.add_argument("--schema", type=Path, required=True, help="filled-in schema")
+    verb.add_argument("--delta", type=float, required=True, help="below 1 / (number of units)")
+    verb.add_argument("--dataset", help="dataset id of the federation (default: the file's name)")
+    verb.add_argument("--name", help="the site's name (default: the folder's)")
+    verb.add_argument("--unit", choices=["record", "account"], default="record")
+    verb.add_argument(
+        "--max-records-per-account", type=int, default=32, help="for accounts (default: 32)"
+    )
+    verb.add_argument(
+        "--stable-ids",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether units keep their id for ever (default: where the schema names one)",
+    )
+    verb.add_argument("--lifetime-epsilon", type=float, default=10.0, help="default: 10")
+    verb.add_argument("--run-epsilon", type=float, help="cap of one run (default: lifetime)")
+    verb.add_argument("--holdout", type=float, default=0.2, help="fraction held out (default: 0.2)")
+    verb.set_defaults(act=_site_init)
+
     ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
     kinds = ledger.add_subparsers(dest="kind", required=True, metavar="WHAT")
     verb = add(kinds, "show", "spent, left and history", "ledger show runs/sites/mine/site-00")
@@ -227,7 +256,9 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> No
         folder = artefacts.run_folder(settings.run.dir, options.verb, job)
         with artefacts.removed_if_empty(folder):
             with progress("training", as_json=options.log_json) as step:
-                record = training.run(settings, folder, sites, step)
+                record = training.run(
+                    settings, folder, sites, step, memory=Path(settings.server.dir) / "heads.json"
+                )
             artefacts.write_report(folder, html=settings.report.html)
             artefacts.sign(folder)
     screen = console()
@@ -293,6 +324,17 @@ def _data_describe(options: argparse.Namespace) -> None:
     from dp_risk.data.source import column_names
 
     print("\n".join(column_names(options.file)))
+
+
+def _site_init(options: argparse.Namespace) -> None:
+    from dp_risk.cli.site import init
+
+    names = (
+        *("data", "schema", "dataset", "name", "unit", "max_records_per_account", "stable_ids"),
+        *("delta", "lifetime_epsilon", "run_epsilon", "holdout"),
+    )
+    for line in init(options.folder, **{name: getattr(options, name) for name in names}):
+        print(line)
 
 
 def _ledger_show(options: argparse.Namespace) -> None:

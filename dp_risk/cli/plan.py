@@ -13,7 +13,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
 from dp_risk.privacy.dpsgd import dimension
-from dp_risk.privacy.planning import Noise, check_delta, choose_noise
+from dp_risk.privacy.planning import Noise, Privacy, check_delta, choose_noise
 from dp_risk.types import ConfigurationError, Trust
 
 SCHEMA_VERSION = 1
@@ -50,15 +50,26 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
             units=units,
             rounds=settings.federation.rounds,
             steps_per_round=settings.federation.steps_per_round,
+            stable_ids=settings.data.keeps_ids(asked.unit),
+            holdout=settings.data.holdout > 0,
         )
-        line = _line(noise, settings, filter, asked.delta)
+        line = _line(noise, privacy, settings, filter)
         lines.append({"epsilon": target, **line})
         mark = "*" if target == asked.epsilon else ""
         rows.append(
             [f"{target:g}{mark}", line["sigma"], line["q"], line["steps"], line["epsilon_run"],
-             line["epsilon_rdp"], line["epsilon_lifetime"]]
+             line["epsilon_rdp"], line["epsilon_lifetime"], line["epsilon_evaluation"]]
         )  # fmt: skip
-    head = ["epsilon", "sigma", "q", "steps", "run cost (PLD)", "run cost (RDP)", "lifetime cost"]
+    head = [
+        "epsilon",
+        "sigma",
+        "q",
+        "steps",
+        "run cost (PLD)",
+        "run cost (RDP)",
+        "lifetime cost",
+        "holdout",
+    ]
     screen = console()
     screen.print(table("Cost of one run at a site", head, rows))
     known = "sizes released with noise" if units is None else f"{units} training units"
@@ -81,15 +92,24 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     screen.print(f"written: {out}")
 
 
-def _line(noise: Noise, settings: Settings, filter: Filter, delta: float) -> dict[str, Any]:
+def _line(noise: Noise, privacy: Privacy, settings: Settings, filter: Filter) -> dict[str, Any]:
+    sites, delta = privacy.max_sites_per_unit, privacy.delta
     steps = noise.rounds * settings.federation.steps_per_round
-    events = [
-        Event(
-            noise_multiplier=noise.noise_multiplier, sampling_rate=noise.sampling_rate, count=steps
-        )
-    ]
+    training = Event(
+        noise_multiplier=noise.noise_multiplier,
+        sampling_rate=noise.sampling_rate,
+        count=steps * sites,
+    )
+    events, evaluation = [training], []
     if noise.counts_noise:
-        events.append(Event(noise_multiplier=noise.counts_noise))
+        events.append(Event(noise_multiplier=noise.counts_noise, count=sites))
+    if noise.evaluation_noise:
+        evaluation = [
+            Event(noise_multiplier=std, count=sites)
+            for std in (noise.score_bins_noise, noise.evaluation_noise)
+        ]
+    if not settings.data.keeps_ids(privacy.unit):
+        events += evaluation
     orders = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
     filters = [Filter(lifetime_epsilon=1.0, delta=delta, order=order) for order in orders]
     return {
@@ -97,7 +117,9 @@ def _line(noise: Noise, settings: Settings, filter: Filter, delta: float) -> dic
         "q": noise.sampling_rate,
         "steps": steps,
         "counts_noise": noise.counts_noise or None,
+        "evaluation_noise": noise.evaluation_noise or None,
         "epsilon_run": epsilon(events, delta),
         "epsilon_rdp": min(f.epsilon(sum(f.cost(e) for e in events)) for f in filters),
         "epsilon_lifetime": filter.epsilon(sum(filter.cost(e) for e in events)),
+        "epsilon_evaluation": epsilon(evaluation, delta) if evaluation else None,
     }

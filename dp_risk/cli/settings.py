@@ -21,13 +21,16 @@ class InProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How exact metrics on public data are made; `bootstrap` resamples give the intervals."""
+    """`bootstrap` resamples give the intervals of exact metrics; `capacity` is what is reviewed."""
 
     bootstrap: int
+    capacity: float
 
     def __post_init__(self) -> None:
         if not 1 <= self.bootstrap <= 100_000:
             raise ConfigurationError(f"evaluation.bootstrap: {self.bootstrap} is not in 1..100000")
+        if not 0 < self.capacity < 1:
+            raise ConfigurationError(f"evaluation.capacity: {self.capacity} is not in (0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,13 @@ class Sites:
             raise ConfigurationError(
                 f"sites.lifetime_epsilon: {self.lifetime_epsilon} is not above 0"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where the server keeps what it remembers between runs."""
+
+    dir: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +104,7 @@ class Settings:
     report: Report
     run: RunFolder
     sites: Sites
+    server: Server
     frontier: Frontier
     seed: int
     yaml: str

@@ -19,18 +19,21 @@ import pyarrow.parquet as pq
 import yaml
 
 from clients.policy import Policy
-from clients.site import KEY, POLICY, SITE
+from clients.site import POLICY, Site
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
+from dp_risk.data.partition import whole_accounts
 from dp_risk.data.source import read_table
 from dp_risk.data.split import holdout_mask
 from dp_risk.models import REGISTRY
-from dp_risk.privacy.plan import COUNTS, TRAINING
+from dp_risk.privacy.plan import PURPOSES
 from dp_risk.privacy.planning import check_delta
 from dp_risk.privacy.release import digest
-from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Refused, Trust
+from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Refused, Trust, Unit
 
 _FEDERATION = "federation.yaml"
+# The cap of a simulated site's policy: a plan's own is what bounds an account.
+_MAX_RECORDS = 10_000
 
 
 def federation_folder(settings: Settings) -> Path:
@@ -60,6 +63,8 @@ def _dealing(settings: Settings) -> dict[str, Any]:
     partition = dataclasses.asdict(settings.partition)
     return {
         "dataset": settings.data.dataset,
+        "unit": settings.privacy_values["unit"],
+        "stable_ids": settings.data.keeps_ids(str(settings.privacy_values["unit"])),
         "partition": type(settings.partition).__name__,
         **partition,
         "sites": settings.federation.sites,
@@ -121,11 +126,13 @@ def _deal(settings: Settings, folder: Path, lifetime_epsilon: float) -> None:
         raise ConfigurationError(f"{data.file}: no rows")
     coding = Coding(schema=schema)
     # Of no rows: says which column is missing before any site exists.
-    coding.encode(table.slice(0, 0))
+    coding.encode(table.slice(0, 0), unit=Unit(settings.privacy_values["unit"]))
     try:
         site_of = settings.partition(table, schema, settings.federation.sites)
     except ValueError as error:
         raise ConfigurationError(f"partition: {error}") from None
+    if settings.privacy_values["unit"] == Unit.ACCOUNT:
+        site_of = whole_accounts(site_of, table, schema)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".dealing-") as name:
         temporary = Path(name) / folder.name
@@ -156,27 +163,31 @@ def _make_site(
     site.mkdir()
     pq.write_table(rows, site / "rows.parquet")
     key = _split_key(settings)
-    (site / KEY).write_text(key.hex())
-    about = {
-        "data": "rows.parquet",
-        "holdout": data.holdout,
-        "schema": coding.schema.to_dict(),
-    }
-    (site / SITE).write_text(yaml.safe_dump(about, sort_keys=False))
-    units = None
-    if data.public_size or data.public:
-        coded = coding.encode(rows)
-        units = int(np.sum(~holdout_mask(coded.ids, key, data.holdout)))
-    _policy(settings, name, units, lifetime_epsilon).save(site / POLICY)
+    units = _training_units(settings, coding, rows, key) if data.public_size else None
+    Site.create(
+        site,
+        policy=_policy(settings, name, units, lifetime_epsilon),
+        data="rows.parquet",
+        schema=coding.schema,
+        holdout=data.holdout,
+        split_key=key,
+    )
     return units or 0
 
 
 def declared_units(settings: Settings) -> int | None:
     """Return the public number of training units of built-in data, as its sites would declare."""
-    if not settings.data.public:
+    if not (settings.data.public and settings.data.public_size):
         return None
-    coded = Coding(schema=settings.data.load_schema()).encode(read_table(settings.data.file))
-    return int(np.sum(~holdout_mask(coded.ids, _split_key(settings), settings.data.holdout)))
+    coding, rows = Coding(schema=settings.data.load_schema()), read_table(settings.data.file)
+    return _training_units(settings, coding, rows, _split_key(settings))
+
+
+def _training_units(settings: Settings, coding: Coding, rows: pa.Table, key: bytes) -> int:
+    unit = Unit(settings.privacy_values["unit"])
+    ids = coding.encode(rows, unit=unit).ids
+    ids = ids[~holdout_mask(ids, key, settings.data.holdout)]
+    return len(np.unique(ids)) if unit == Unit.ACCOUNT else len(ids)
 
 
 def _split_key(settings: Settings) -> bytes:
@@ -187,21 +198,27 @@ def _split_key(settings: Settings) -> bytes:
 
 
 def _policy(settings: Settings, name: str, units: int | None, lifetime_epsilon: float) -> Policy:
-    public = settings.data.public
+    public, unit = settings.data.public, str(settings.privacy_values["unit"])
     return Policy(
         site=name,
         dataset=settings.data.dataset,
-        unit="record",
+        unit=unit,
         adjacency=Adjacency.ADD_REMOVE,
+        stable_ids=settings.data.keeps_ids(unit),
         delta=float(settings.privacy_values["delta"]),
         lifetime_epsilon=lifetime_epsilon,
         run_epsilon=lifetime_epsilon,
         min_noise_multiplier=0.3,
         max_clip_norm=100.0,
-        purposes=(TRAINING, COUNTS),
+        max_records_per_account=_MAX_RECORDS if unit == Unit.ACCOUNT else 1,
+        purposes=PURPOSES,
         models=tuple(REGISTRY),
         trusts=(Trust.LOCAL, Trust.NONE) if public else (Trust.LOCAL,),
         randomness=tuple(RandomnessKind) if public else (RandomnessKind.SYSTEM,),
         public=public,
         units=units,
+        min_sites=1,
+        max_colluding=0,
+        max_sites_per_unit=1,
+        roster={},
     )

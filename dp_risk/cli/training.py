@@ -13,6 +13,7 @@ import safetensors.numpy
 import torch
 from flwr.app import Context, RecordDict
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from clients.app import make_app as make_client
 from clients.site import Site
@@ -30,7 +31,13 @@ from server.job import Job
 Progress = Callable[[int, Plan, float | None, float | None], None]
 
 
-def run(settings: Settings, folder: Path, sites: list[Path], progress: Progress) -> dict[str, Any]:
+def run(
+    settings: Settings,
+    folder: Path,
+    sites: list[Path],
+    progress: Progress,
+    memory: Path | None,
+) -> dict[str, Any]:
     """Train over simulated sites; write and return `run.json`.
 
     Parameters
@@ -43,6 +50,8 @@ def run(settings: Settings, folder: Path, sites: list[Path], progress: Progress)
         Site folders.
     progress : callable
         Told of (rounds done, plan, epsilon spent, AUPRC).
+    memory : Path or None
+        Where the server remembers the ledgers' heads.
     """
     # Batches are small: more threads cost more than they give.
     torch.set_num_threads(1)
@@ -57,6 +66,8 @@ def run(settings: Settings, folder: Path, sites: list[Path], progress: Progress)
         privacy=settings.asked,
         federation=settings.federation,
         seed=settings.seed,
+        capacity=settings.evaluation.capacity,
+        memory=memory,
     )
     (folder / "config.yaml").write_text(settings.yaml)
     holdout = public_holdout(sites)
@@ -78,6 +89,7 @@ def run(settings: Settings, folder: Path, sites: list[Path], progress: Progress)
             seed=settings.seed,
         )
         record["utility"] = {name: e.to_dict() for name, e in estimates.items()}
+        record["utility_source"] = "exact"
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     return record
 
@@ -142,10 +154,4 @@ def scores(folder: Path, coded: Coded) -> NDArray[np.float64]:
 
 
 def _probabilities(module: Any, coded: Coded) -> NDArray[np.float64]:
-    out = []
-    with torch.no_grad():
-        for start in range(0, len(coded), 65536):
-            codes = torch.from_numpy(coded.codes[start : start + 65536].astype(np.int64))
-            values = torch.from_numpy(coded.values[start : start + 65536].astype(np.float64))
-            out.append(torch.sigmoid(module(codes, values)).numpy())
-    return np.concatenate(out) if out else np.zeros(0)
+    return np.asarray(expit(models.logits(module, coded.codes, coded.values)))

@@ -146,6 +146,14 @@ class ByTime:
         return site[groups]
 
 
+def whole_accounts(site: NDArray[np.int64], table: Any, schema: Schema) -> NDArray[np.int64]:
+    """Return the sites of rows, shape (n,), with every account at the site of its first row."""
+    groups, weights = _groups(table, schema, 1)
+    first = np.full(len(weights), len(site), dtype=np.int64)
+    np.minimum.at(first, groups, np.arange(len(site)))
+    return np.asarray(site[first[groups]])
+
+
 def _time_key(column: Any, schema: Schema) -> NDArray[np.float64]:
     text = to_text(column, schema.missing)
     numbers = to_numbers(text, schema.missing)

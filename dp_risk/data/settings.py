@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dp_risk.data.schema import Schema
 from dp_risk.data.source import builtin_path
-from dp_risk.types import ConfigurationError
+from dp_risk.types import ConfigurationError, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,9 @@ class Data:
         Whether each site's number of rows is public.
     holdout : float
         Fraction of units held out for evaluation, in [0, 1).
+    stable_ids : bool or None
+        Whether a unit keeps its id, and so its split, for ever. None: where the schema names an
+        account or a record id, or the data is public.
     delta : float
         The delta that `privacy.delta` takes unless told otherwise.
     value_scale : float
@@ -42,6 +45,7 @@ class Data:
     public: bool
     public_size: bool
     holdout: float
+    stable_ids: bool | None
     delta: float
     value_scale: float
 
@@ -71,6 +75,13 @@ class Data:
         if not path.is_file():
             raise ConfigurationError(f"data.path: {path}: no such file")
         return path
+
+    def keeps_ids(self, unit: str) -> bool:
+        """Whether units keep their split for ever."""
+        if self.stable_ids is not None:
+            return self.stable_ids
+        named = self.load_schema().id is not None or unit == Unit.ACCOUNT
+        return self.public or named
 
     def load_schema(self) -> Schema:
         """Return the public schema.

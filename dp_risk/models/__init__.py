@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dp_risk.data.coding import Coding
@@ -22,6 +24,7 @@ class Model(Protocol):
         ...
 
 
+_CHUNK = 65_536
 REGISTRY: Mapping[str, type[Model]] = {"additive": Additive, "mlp": Mlp}
 
 
@@ -46,3 +49,14 @@ def build(name: str, options: Mapping[str, Any], coding: Coding, seed: int) -> n
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return create(name, options).build(coding).double()
+
+
+def logits(module: nn.Module, codes: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the logits of rows, shape (n,), for codes (n, slots) and values (n, n_values)."""
+    out = []
+    with torch.no_grad():
+        for start in range(0, len(codes), _CHUNK):
+            c = torch.from_numpy(codes[start : start + _CHUNK].astype(np.int64))
+            v = torch.from_numpy(values[start : start + _CHUNK].astype(np.float64))
+            out.append(module(c, v).numpy())
+    return np.concatenate(out) if out else np.zeros(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,11 @@ from dp_risk.types import RandomnessKind, Split, Trust, Unit
 
 TRAINING = "training"
 COUNTS = "counts"
+SCORE_BINS = "score_bins"
+EVALUATION = "evaluation"
+PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION)
+# Most cells of a histogram, so that the distance of its noise is known before its bins are.
+MAX_CELLS = 512
 # Runs that one ledger account may hold, so that their distances have a known sum.
 MAX_RUNS = 10_000
 
@@ -41,6 +46,14 @@ class Purpose:
     def total(self) -> Event:
         """The event of all rounds together."""
         return dataclasses.replace(self.event, count=self.event.count * self.rounds)
+
+
+def costs(schedule: Sequence[Purpose], delta: float) -> dict[str, float]:
+    """Return the epsilon of a schedule in each account that it names (the run cost, PLD)."""
+    lines: dict[str, list[Event]] = {}
+    for line in schedule:
+        lines.setdefault(line.split, []).append(line.total)
+    return {split: epsilon(events, delta) for split, events in lines.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +91,20 @@ class Plan:
         gradients. Only used when `steps_per_round` is above 1.
     counts_noise : float
         Noise of the released unit count; 0 when sizes are declared.
+    score_bins_noise, evaluation_noise : float
+        Noise of the two histograms of holdout scores; 0 where nothing is evaluated.
+    stable_ids : bool
+        Whether a unit keeps its split for ever. If not, both splits are charged in sequence.
+    max_records_per_account : int
+        Most records of one account that take part; 1 where the unit is a record.
+    max_sites_per_unit : int
+        Most sites that may hold one unit: events compose that many times.
+    min_sites : int
+        Fewest sites that may answer a round.
+    max_colluding : int or None
+        Sites that may collude with the server; None where trust is local: any number may.
+    participants : mapping of str to str
+        Name and public key (hexadecimal) of every site that takes part.
     seed : int
         Public seed.
     """
@@ -100,6 +127,14 @@ class Plan:
     steps_per_round: int
     local_rate: float
     counts_noise: float
+    score_bins_noise: float
+    evaluation_noise: float
+    stable_ids: bool
+    max_records_per_account: int
+    max_sites_per_unit: int
+    min_sites: int
+    max_colluding: int | None
+    participants: Mapping[str, str]
     seed: int
 
     def __post_init__(self) -> None:
@@ -114,6 +149,8 @@ class Plan:
             self.clip_norm,
             self.local_rate,
             self.counts_noise,
+            self.score_bins_noise,
+            self.evaluation_noise,
             self.noise_multiplier,
         )
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -128,6 +165,14 @@ class Plan:
             raise ValueError("epsilon is finite and above 0")
         if (self.noise_multiplier == 0) != (self.trust == Trust.NONE):
             raise ValueError("noise is absent exactly when trust is none")
+        if (self.score_bins_noise == 0) != (self.evaluation_noise == 0):
+            raise ValueError("scores are binned exactly when they are evaluated")
+        if self.unit == Unit.RECORD and self.max_records_per_account != 1:
+            raise ValueError("a record is one record")
+        if self.max_records_per_account < 1 or self.max_sites_per_unit < 1 or self.min_sites < 1:
+            raise ValueError("records, sites of a unit and sites of a round are at least 1")
+        if (self.max_colluding is None) == (self.trust == Trust.DISTRIBUTED):
+            raise ValueError("max_colluding is said exactly where trust is distributed")
         if self.private:
             _ = self.grid
 
@@ -147,30 +192,54 @@ class Plan:
 
     @property
     def schedule(self) -> tuple[Purpose, ...]:
-        """Everything that the run will charge, in order."""
+        """Everything that the run will charge, in order.
+
+        A unit that sits at several sites meets each of their mechanisms, so every site charges for
+        all of them.
+        """
+        sites = self.max_sites_per_unit
         training = Event(
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
-            count=self.steps_per_round,
+            count=self.steps_per_round * sites,
         )
-        lines = [Purpose(name=TRAINING, split=Split.TRAIN, event=training, rounds=self.rounds)]
-        if self.counts_noise:
-            count = Event(noise_multiplier=self.counts_noise)
-            lines.insert(0, Purpose(name=COUNTS, split=Split.TRAIN, event=count, rounds=1))
-        return tuple(lines)
+        lines = [self._line(TRAINING, Split.TRAIN, training, self.rounds)]
+        for name, split, noise in (
+            (COUNTS, Split.TRAIN, self.counts_noise),
+            (SCORE_BINS, Split.HOLDOUT, self.score_bins_noise),
+            (EVALUATION, Split.HOLDOUT, self.evaluation_noise),
+        ):
+            if noise:
+                event = Event(noise_multiplier=noise, count=sites)
+                lines.append(self._line(name, split, event, 1))
+        return tuple(sorted(lines, key=lambda line: PURPOSES.index(line.name)))
+
+    def _line(self, name: str, split: Split, event: Event, rounds: int) -> Purpose:
+        account = split if self.stable_ids else Split.BOTH
+        return Purpose(name=name, split=account, event=event, rounds=rounds)
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """Epsilon of the whole schedule in each account (the run cost, PLD)."""
+        return costs(self.schedule, self.delta)
 
     @property
     def cost(self) -> float:
-        """Epsilon of the whole schedule (the run cost, PLD)."""
-        return epsilon([line.total for line in self.schedule], self.delta)
+        """Epsilon that the run costs a unit, wherever it is: the dearest account."""
+        return max(self.costs.values())
 
     def _distance(self, units: int) -> float:
         steps = self.rounds * self.steps_per_round
         distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
-        if self.counts_noise:
-            grid = Grid(clip_norm=1.0, noise_multiplier=self.counts_noise, dimension=1)
-            distance += grid.distance(1)
-        return distance
+        for noise, cells in (
+            (self.counts_noise, 1),
+            (self.score_bins_noise, MAX_CELLS),
+            (self.evaluation_noise, MAX_CELLS),
+        ):
+            if noise:
+                grid = Grid(clip_norm=1.0, noise_multiplier=noise, dimension=cells)
+                distance += grid.distance(1)
+        return distance * self.max_sites_per_unit
 
     def lifetime_excess(self, units: int, lifetime_epsilon: float) -> float:
         """Return what `MAX_RUNS` such runs together add to the delta of a lifetime budget.
@@ -191,7 +260,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Encode for the wire and for `plan.json`."""
-        return {**dataclasses.asdict(self), "model_options": dict(self.model_options)}
+        return {
+            **dataclasses.asdict(self),
+            "model_options": dict(self.model_options),
+            "participants": dict(self.participants),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
@@ -206,12 +279,15 @@ class Plan:
             "str": str,
             "int": int,
             "float": (int, float),
+            "bool": bool,
             "float | None": (int, float, type(None)),
+            "int | None": (int, type(None)),
         }
         for field in dataclasses.fields(cls):
             kind = kinds.get(str(field.type), Mapping)
             value = data.get(field.name)
-            if field.name not in data or isinstance(value, bool) or not isinstance(value, kind):
+            mixed = isinstance(value, bool) != (kind is bool)
+            if field.name not in data or mixed or not isinstance(value, kind):
                 raise ValueError(f"plan: {field.name} is missing or has another type")
         return cls(**data)
 

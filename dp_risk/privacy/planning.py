@@ -7,17 +7,47 @@ steps, and a learning rate in inverse proportion to the noise that one step adds
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dp_risk.privacy.accounting import Event, calibrate, gaussian_mu
+from dp_risk.privacy.accounting import DELTA_RESERVE, Event, calibrate, gaussian_mu
 from dp_risk.types import ConfigurationError, RandomnessKind, Trust, Unit
 
 # Units in an expected batch, over all sites, below which the noise outweighs the gradient.
 _BATCH = 4000
 _FULL_BATCH_STEPS, _SAMPLED_STEPS = 80, 300
 _RATE_OVER_NOISE, _MAX_RATE, _PLAIN_RATE = 0.08, 2.0, 1.0
-# Part of the squared Gaussian budget that a noisy count of the units takes.
-_COUNTS_SHARE = 0.05
+# Part of an evaluation's squared Gaussian budget that finds the bins of the scores.
+_SCORE_BINS_SHARE = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Which part of an account's budget goes where; training takes the rest.
+
+    Parts of the squared ratio of sensitivity to noise, which is what adds up over Gaussian
+    mechanisms. An account that pays for one thing only gives it everything, so that on a holdout
+    of its own an evaluation takes the whole epsilon.
+
+    Parameters
+    ----------
+    counts : float
+        For a noisy number of units where sizes are private, in (0, 1).
+    evaluation : float
+        For the histograms of holdout scores, in [0, 1); 0 releases none.
+    """
+
+    counts: float
+    evaluation: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.counts < 1:
+            raise ConfigurationError(f"privacy.allocation.counts: {self.counts} is not in (0, 1)")
+        if not 0 <= self.evaluation < 1:
+            raise ConfigurationError(
+                f"privacy.allocation.evaluation: {self.evaluation} is not in [0, 1)"
+            )
+        if self.counts + self.evaluation >= 1:
+            raise ConfigurationError("privacy.allocation: counts and evaluation leave nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +61,13 @@ class Privacy:
     delta : float
         In (0, 1) and below 1/units.
     unit : str
-        Record, for now.
+        record, or account: all records of one account id.
+    max_records_per_account : int
+        Most records of one account that take part, chosen at random; for accounts only.
+    max_sites_per_unit : int
+        Most sites that may hold one unit, at least 1.
+    allocation : Allocation
+        How the budget of a run is split.
     trust : str
         local or none, for now.
     clip_norm : float
@@ -45,6 +81,9 @@ class Privacy:
     epsilon: float | None
     delta: float
     unit: str
+    max_records_per_account: int
+    max_sites_per_unit: int
+    allocation: Allocation
     trust: str
     clip_norm: float
     sampling_rate: float | None
@@ -58,8 +97,11 @@ class Privacy:
                 raise ConfigurationError(f"privacy.{name}: {value!r} is not one of {known}")
         if self.trust not in (Trust.LOCAL, Trust.NONE):
             raise ConfigurationError(f"privacy.trust: {self.trust} is not built yet; use local")
-        if self.unit != Unit.RECORD:
-            raise ConfigurationError(f"privacy.unit: {self.unit} is not built yet; use record")
+        if not isinstance(self.allocation, Allocation):
+            object.__setattr__(self, "allocation", Allocation(**self.allocation))
+        for name in ("max_records_per_account", "max_sites_per_unit"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"privacy.{name}: {getattr(self, name)} is not at least 1")
         if self.trust == Trust.NONE:
             if self.epsilon is not None:
                 raise ConfigurationError("privacy.epsilon: trust none protects nothing; use null")
@@ -85,6 +127,8 @@ class Noise:
     sampling_rate: float
     rounds: int
     counts_noise: float
+    score_bins_noise: float
+    evaluation_noise: float
 
 
 def check_delta(delta: float, units: int, *, where: str) -> None:
@@ -109,7 +153,13 @@ def check_delta(delta: float, units: int, *, where: str) -> None:
 
 
 def choose_noise(
-    privacy: Privacy, *, units: int | None, rounds: int | None, steps_per_round: int
+    privacy: Privacy,
+    *,
+    units: int | None,
+    rounds: int | None,
+    steps_per_round: int,
+    stable_ids: bool,
+    holdout: bool,
 ) -> Noise:
     """Fix sampling, steps and noise before any data is touched.
 
@@ -124,6 +174,10 @@ def choose_noise(
         None chooses it.
     steps_per_round : int
         At least 1.
+    stable_ids : bool
+        Whether train and holdout have accounts of their own.
+    holdout : bool
+        Whether every site holds units out.
     """
     rate = privacy.sampling_rate
     if rate is None:
@@ -131,25 +185,44 @@ def choose_noise(
     if rounds is None:
         steps = _FULL_BATCH_STEPS if rate == 1 else _SAMPLED_STEPS
         rounds = math.ceil(steps / steps_per_round)
+    noise = Noise(
+        noise_multiplier=0.0,
+        sampling_rate=rate,
+        rounds=rounds,
+        counts_noise=0.0,
+        score_bins_noise=0.0,
+        evaluation_noise=0.0,
+    )
     if privacy.epsilon is None:
-        return Noise(noise_multiplier=0.0, sampling_rate=rate, rounds=rounds, counts_noise=0.0)
-    others: tuple[Event, ...] = ()
+        return noise
+    sites = privacy.max_sites_per_unit
+    # Of a Gaussian that spends the whole budget, once at every site that holds the unit.
+    std = math.sqrt(sites) / gaussian_mu(privacy.epsilon, privacy.delta * (1 - DELTA_RESERVE))
+    others: list[Event] = []
     if units is None:
-        mu = gaussian_mu(privacy.epsilon, privacy.delta)
-        others = (Event(noise_multiplier=1 / (mu * math.sqrt(_COUNTS_SHARE))),)
-    noise = calibrate(
+        noise = replace(noise, counts_noise=std / math.sqrt(privacy.allocation.counts))
+        others.append(Event(noise_multiplier=noise.counts_noise, count=sites))
+    if holdout and privacy.allocation.evaluation:
+        # A hair above the exact figure, so that rounding never exceeds the budget.
+        part = std * (1 + 1e-9)
+        if not stable_ids:
+            part /= math.sqrt(privacy.allocation.evaluation)
+        noise = replace(
+            noise,
+            score_bins_noise=part / math.sqrt(_SCORE_BINS_SHARE),
+            evaluation_noise=part / math.sqrt(1 - _SCORE_BINS_SHARE),
+        )
+        if not stable_ids:
+            others.append(Event(noise_multiplier=noise.score_bins_noise, count=sites))
+            others.append(Event(noise_multiplier=noise.evaluation_noise, count=sites))
+    training = calibrate(
         privacy.epsilon,
         privacy.delta,
         sampling_rate=rate,
-        count=rounds * steps_per_round,
-        others=others,
+        count=rounds * steps_per_round * sites,
+        others=tuple(others),
     )
-    return Noise(
-        noise_multiplier=noise,
-        sampling_rate=rate,
-        rounds=rounds,
-        counts_noise=others[0].noise_multiplier if others else 0.0,
-    )
+    return replace(noise, noise_multiplier=training)
 
 
 def choose_learning_rate(

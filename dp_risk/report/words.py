@@ -137,8 +137,10 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
         return ["No differential privacy is claimed for this run.", trust]
     if not isinstance(epsilon, int | float):
         return ["No epsilon was recorded, so no differential privacy is claimed for this run."]
+    copies = run.get("max_sites_per_unit") or 1
+    where = "at one site" if copies == 1 else f"at up to {copies} sites"
     bound = (
-        f"Adding or removing {who} at one site changes the probability of any outcome of this "
+        f"Adding or removing {who} {where} changes the probability of any outcome of this "
         f"run by at most a factor {factor(epsilon)}{plus}."
     )
     if run.get("trust") not in TRUST_WORDS or run.get("randomness") not in ("system", "seeded"):

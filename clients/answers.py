@@ -1,0 +1,62 @@
+"""What a round computes: the only place where a site's rows meet a mechanism."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dp_risk.evaluation.private import CELLS, HIGH, LOW, Bins, score_position
+
+from clients.shard import Shard
+from dp_risk import models
+from dp_risk.privacy.dpsgd import DPSGD
+from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram, GaussianQuantiles
+from dp_risk.privacy.mechanism import Arrays
+from dp_risk.privacy.plan import COUNTS, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.randomness import Randomness
+from dp_risk.types import Split
+
+
+def compute(
+    plan: Plan, purpose: str, shard: Shard, module: Any, bins: Bins | None, randomness: Randomness
+) -> Arrays:
+    """Return the noisy output of one paid round.
+
+    Parameters
+    ----------
+    plan : Plan
+        The enrolled plan.
+    purpose : str
+        One of `dp_risk.privacy.plan.PURPOSES`.
+    shard : Shard
+        The site's rows.
+    module : Module or None
+        The model with the round's weights, where the purpose has one.
+    bins : Bins or None
+        Public bins of an evaluation.
+    randomness : Randomness
+        Bits for sampling and noise.
+    """
+    cap = plan.max_records_per_account
+    if purpose == COUNTS:
+        count = GaussianCount(noise_multiplier=plan.counts_noise)
+        return count(len(shard.units(Split.TRAIN, cap)), randomness)
+    if purpose == TRAINING:
+        steps = DPSGD(
+            clip_norm=plan.clip_norm,
+            noise_multiplier=plan.noise_multiplier,
+            sampling_rate=plan.sampling_rate,
+            steps=plan.steps_per_round,
+            local_rate=plan.local_rate,
+        )
+        return steps((module, shard.units(Split.TRAIN, cap)), randomness)
+    units, rows = shard.units(Split.HOLDOUT, cap).rows()
+    logits = models.logits(module, rows.codes, rows.values)
+    if purpose == SCORE_BINS:
+        positions = GaussianQuantiles(
+            low=LOW, high=HIGH, cells=CELLS, noise_multiplier=plan.score_bins_noise
+        )
+        return positions((units, score_position(logits)), randomness)
+    if bins is None:
+        raise ValueError("an evaluation needs bins")
+    histogram = GaussianHistogram(cells=2 * len(bins), noise_multiplier=plan.evaluation_noise)
+    return histogram((units, bins.cells(logits, rows.labels)), randomness)

@@ -1,0 +1,72 @@
+"""Utility from the sites' noisy histograms of holdout scores: all of it is post-processing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from dp_risk.evaluation.private import CELLS, choose_bins, estimates, reliability
+from numpy.typing import NDArray
+
+from dp_risk.privacy.noise import Grid
+from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
+from dp_risk.types import FederationError
+from server.aggregation import Weights, total
+
+Ask = Callable[..., list[Weights]]
+_DRAWS = 1000
+
+
+def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
+    """Ask for two histograms and estimate the model's utility from their sums.
+
+    Parameters
+    ----------
+    plan : Plan
+        The run's plan.
+    ask : callable
+        Takes a purpose, and `edges` for an evaluation; returns the sites' releases.
+    capacity : float
+        Share of units that can be reviewed, in (0, 1).
+
+    Returns
+    -------
+    dict
+        ``metrics`` (name to value, low, high), ``reliability``, ``capacity``, ``bins``, ``sites``.
+
+    Raises
+    ------
+    FederationError
+        If too few sites answer, or one answers in another shape.
+    """
+    positions, noise = _summed(ask(SCORE_BINS), plan.score_bins_noise, CELLS)
+    bins = choose_bins(positions, noise)
+    answers = ask(EVALUATION, edges=[float(edge) for edge in bins.edges])
+    flat, noise = _summed(answers, plan.evaluation_noise, 2 * len(bins))
+    histogram = flat.reshape(2, len(bins))
+    found = estimates(
+        histogram, bins, noise_std=noise, capacity=capacity, draws=_DRAWS, seed=plan.seed
+    )
+    return {
+        "metrics": {name: estimate.to_dict() for name, estimate in found.items()},
+        "reliability": reliability(histogram, bins, noise_std=noise),
+        "capacity": capacity,
+        "bins": len(bins),
+        "sites": len(answers),
+    }
+
+
+def _summed(
+    answers: list[Weights], noise_multiplier: float, cells: int
+) -> tuple[NDArray[np.float64], float]:
+    """Return the sum of the sites' histograms, and the noise's standard deviation in a cell."""
+    try:
+        histogram = total(answers)["histogram"]
+    except (KeyError, ValueError):
+        raise FederationError("a site released another histogram than was asked for") from None
+    if histogram.shape != (cells,) or not np.isfinite(histogram).all():
+        raise FederationError("a site released another histogram than was asked for")
+    std = Grid(clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=cells).std
+    return histogram, std * math.sqrt(len(answers))

@@ -1,0 +1,169 @@
+"""`run.json`: what a run promised, charged and found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dp_risk.privacy.accounting import epsilon, rdp
+from dp_risk.privacy.plan import Plan
+from dp_risk.types import Adjacency, RandomnessKind, Unit
+from server.budget import SiteView
+from server.provenance import commit, peak_rss_mb, versions
+
+SCHEMA_VERSION = 1
+
+
+def build(
+    *,
+    plan: Plan,
+    views: list[SiteView],
+    closed: Mapping[int, SiteView],
+    units: Mapping[int, float],
+    learning_rate: float,
+    joined: Mapping[int, int],
+    lost: int,
+    estimates: Mapping[str, Any] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the record of a finished run.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its plan.
+    views, closed : list of SiteView, mapping of node to SiteView
+        What the sites stated before the run and at its end.
+    units : mapping of node to float
+        Declared or released numbers of units.
+    learning_rate : float
+        Step size that was used.
+    joined : mapping of node to int
+        Training rounds that each site answered.
+    lost : int
+        Answers that did not come.
+    estimates : mapping or None
+        What `server.evaluation.evaluate` returned.
+    seconds : float
+        Duration.
+    """
+    sites = [_site(plan, v, closed.get(v.node, v), units, joined) for v in views]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": plan.run,
+        "dataset": plan.dataset,
+        "model": plan.model,
+        "trust": plan.trust,
+        "unit": plan.unit,
+        "adjacency": Adjacency.ADD_REMOVE,
+        "delta": plan.delta,
+        "epsilon_target": plan.epsilon,
+        "epsilon_spent": plan.cost if plan.private else None,
+        "epsilon_by_split": dict(plan.costs) if plan.private else None,
+        "epsilon_lifetime": max(site["epsilon_lifetime"] for site in sites),
+        "sigma": plan.noise_multiplier,
+        "q": plan.sampling_rate,
+        "steps": plan.rounds * plan.steps_per_round,
+        "rounds": plan.rounds,
+        "rounds_abandoned": 0,
+        "answers_lost": lost,
+        "clip_norm": plan.clip_norm,
+        "max_records_per_account": plan.max_records_per_account,
+        "max_sites_per_unit": plan.max_sites_per_unit,
+        "stable_ids": plan.stable_ids,
+        "learning_rate": learning_rate,
+        "min_sites": plan.min_sites,
+        "max_colluding": plan.max_colluding,
+        "sites": sites,
+        "charges": charges(plan),
+        "estimates": estimates,
+        "utility": estimates["metrics"] if estimates else None,
+        "utility_source": "charged" if estimates else None,
+        "seconds": round(seconds, 2),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+        "versions": versions(),
+        "commit": commit(),
+        "randomness": plan.randomness,
+        "seed": plan.seed,
+        "plan": plan.digest,
+        "assumptions": _assumptions(plan, estimates),
+    }
+
+
+def charges(plan: Plan) -> list[dict[str, Any]]:
+    """Return every charge of the plan with its cost alone and its share of its account.
+
+    Shares are of the Renyi divergence at order 2, which adds up exactly.
+    """
+    weights = [line.rounds * rdp(line.event, 2) if plan.private else 0.0 for line in plan.schedule]
+    out = []
+    for line, weight in zip(plan.schedule, weights, strict=True):
+        account = sum(
+            w for x, w in zip(plan.schedule, weights, strict=True) if x.split == line.split
+        )
+        out.append(
+            {
+                "split": line.split,
+                "purpose": line.name,
+                "event": str(line.total),
+                "event_json": line.total.to_dict(),
+                "epsilon": epsilon([line.total], plan.delta) if plan.private else None,
+                "share": weight / account if account else None,
+            }
+        )
+    return out
+
+
+def _site(
+    plan: Plan,
+    before: SiteView,
+    view: SiteView,
+    units: Mapping[int, float],
+    joined: Mapping[int, int],
+) -> dict[str, Any]:
+    said = view.statement
+    return {
+        "site": view.site,
+        "units": round(units.get(view.node, 0.0)),
+        "epsilon_spent": plan.cost if plan.private else None,
+        "epsilon_lifetime_left": said["left_epsilon"],
+        "epsilon_lifetime": said["spent_epsilon"],
+        "epsilon_lifetime_budget": said["lifetime_epsilon"],
+        "lifetime_used": said["lifetime_used"],
+        "lifetime_used_before": before.statement["lifetime_used"],
+        "accounts": said["accounts"],
+        "amendments": said["amendments"],
+        "key": said["key"],
+        "ledger_head": said["ledger_head"],
+        "ledger_signature": said["ledger_signature"],
+        "ledger_entries": said["ledger_entries"],
+        "rounds_joined": joined.get(view.node, 0),
+    }
+
+
+def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
+    if plan.max_sites_per_unit == 1:
+        lines = ["Each unit's data sits at one site only."]
+    else:
+        lines = [
+            f"Each unit's data sits at {plan.max_sites_per_unit} sites at most; every site charges "
+            "for all of them."
+        ]
+    if plan.stable_ids:
+        lines.append(
+            "A unit keeps its id, so that it is in training or in the holdout for ever; the two "
+            "are charged apart."
+        )
+    lines += [
+        "The schema (columns, bounds, values) is public and was not derived from the rows.",
+        "Crashes, missed deadlines and the timing of answers are outside the guarantee.",
+    ]
+    if plan.unit == Unit.ACCOUNT:
+        lines.append("All records of a unit carry its account id.")
+    if not plan.counts_noise:
+        lines.append("The number of training units at each site is public, as its policy says.")
+    if plan.evaluation_noise and estimates is None:
+        lines.append("An evaluation was planned and its charge stands, but too few sites answered.")
+    if plan.randomness == RandomnessKind.SEEDED:
+        lines.append("Randomness was seeded: whoever knows the seed can remove the noise.")
+    return lines
