@@ -36,6 +36,14 @@ PLANS: dict[str, dict[str, Any]] = {
     "more steps a round": {"steps_per_round": 2},
     "less noise": {"noise_multiplier": 3.0},
     "less noise on the count": {"counts_noise": 2.0},
+    "less noise on the evaluation": {"evaluation_noise": 1.0},
+    "less noise on the bins": {"score_bins_noise": 1.0},
+    "splits charged in another account": {"stable_ids": False},
+    "no such partner as this site": {"participants": {"site-01": "aa"}},
+    "this site with another key": {"participants": {"site-00": "aa"}},
+    "records of accounts": {"unit": "account", "max_records_per_account": 5},
+    "many sites a unit, priced for one": {"max_sites_per_unit": 3},
+    "sites that may collude": {"max_colluding": 1, "trust": "distributed"},
     "another delta": {"delta": 2e-5},
     "a smaller delta": {"delta": 5e-6},
     "another dataset": {"dataset": "other"},
@@ -197,6 +205,12 @@ def test_the_same_request_gets_the_same_bytes_and_pays_once(server: Server) -> N
     assert [kind for kind, _ in before] == ["open", "reserve", "charge", "release"]
 
 
+@pytest.mark.parametrize("entry", [-1, 10**30, 2**63, True, "0", None, 1.0, [0]], ids=str)
+def test_a_statement_about_no_entry_is_a_statement(server: Server, entry: Any) -> None:
+    said = wire.read_statement(server.ask("query.status", {"entry": entry}))
+    assert said["entry"]["hash"] is None
+
+
 def test_a_replayed_round_with_other_weights_is_refused(server: Server) -> None:
     asked = plan()
     server.enrol(asked)
@@ -215,6 +229,58 @@ def test_rounds_out_of_order_are_refused(server: Server) -> None:
     assert refused(server.train(asked, 0))
     assert history(server.folder) == before
     assert not refused(server.train(asked, 2))
+
+
+EDGES = [-1.0, 0.0, 1.0]
+
+
+def test_an_evaluation_is_released_once_with_the_bins_it_was_asked_with(server: Server) -> None:
+    asked = plan()
+    server.enrol(asked)
+    first = server.evaluation(asked, EDGES)
+    assert wire.read_release(first).arrays["histogram"].shape == (8,)
+    before = history(server.folder)
+    assert encoded(server.evaluation(asked, EDGES)) == encoded(first)
+    # Other bins, or the other half of a bin, would tell more of the same rows.
+    assert refused(server.evaluation(asked, [-1.0, 0.5, 1.0]))
+    assert refused(server.evaluation(asked, [*EDGES, 2.0]))
+    assert refused(server.evaluation(asked, EDGES, at=weights(1.0)))
+    assert refused(server.evaluation(asked, EDGES, round=1))
+    assert history(server.folder) == before
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        None, [], 3, "x", {"a": 1}, [None], ["0"], [True], [0.0, 0.0], [1.0, 0.0], [10**400],
+        [float(i) for i in range(5000)], [[0.0]],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bins_that_are_none_are_refused_before_any_charge(server: Server, edges: Any) -> None:
+    asked = plan()
+    server.enrol(asked)
+    assert refused(server.evaluation(asked, edges))
+    assert kinds(server.folder) == ["open", "reserve"]
+    assert not refused(server.evaluation(asked, EDGES))
+
+
+def test_bins_and_weights_where_none_belong_are_refused_before_any_charge(server: Server) -> None:
+    asked = plan()
+    server.enrol(asked)
+    assert refused(server.score_bins(asked, edges=EDGES))
+    assert refused(server.score_bins(asked, at={}))
+    assert refused(server.evaluation(asked, EDGES, at={}))
+    assert refused(server.train(asked, edges=EDGES))
+    assert kinds(server.folder) == ["open", "reserve"]
+
+
+def test_an_evaluation_that_was_not_planned_is_refused(server: Server) -> None:
+    silent = plan(score_bins_noise=0.0, evaluation_noise=0.0)
+    server.enrol(silent)
+    assert refused(server.score_bins(silent))
+    assert refused(server.evaluation(silent, EDGES))
+    assert kinds(server.folder) == ["open", "reserve"]
 
 
 def changed(name: str, array: Any) -> dict[str, Any]:
@@ -353,7 +419,8 @@ def test_whatever_stands_in_a_field_a_plan_dearer_than_it_says_never_opens(
         said = server.ask("query.enrol", {"plan": values, "run": "run-1"})
     except ValueError:
         return  # not JSON: infinity
-    if field not in ("run", "seed", "clip_norm", "counts_noise", "noise_multiplier", "local_rate"):
+    free = ("run", "seed", "clip_norm", "noise_multiplier", "local_rate", "min_sites")
+    if field not in free and not field.endswith("_noise"):
         assert cheap or refused(said)
     if refused(said):
         assert history(site) == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 
 from clients.policy import Policy
 from dp_risk.types import ConfigurationError
-from tests.federation import plan, policy, public_plan, replaced
+from tests.federation import KEY, plan, policy, public_plan, replaced
 
 
 def test_a_policy_survives_its_file(tmp_path: Path) -> None:
@@ -29,7 +30,22 @@ WRONG: dict[str, Any] = {
     "trusts": None,
     "public": "yes",
     "units": -1,
+    "stable_ids": 1,
+    "max_records_per_account": 1.5,
+    "min_sites": "2",
+    "max_colluding": None,
+    "max_sites_per_unit": True,
+    "roster": ["site-00"],
 }
+
+
+def test_every_field_of_a_policy_file_has_a_comment(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    policy(roster={"site-00": "aa", "b": "cc"}).save(path)
+    lines = path.read_text().splitlines()
+    for field in dataclasses.fields(Policy):
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"{field.name}:"))
+        assert lines[at - 1].startswith("# "), field.name
 
 
 @pytest.mark.parametrize("field", WRONG)
@@ -82,12 +98,48 @@ def test_an_honest_plan_meets_no_objection() -> None:
         ({"min_noise_multiplier": 1e3}, "below the smallest allowed"),
         ({"max_clip_norm": 0.5}, "above the largest allowed"),
         ({"run_epsilon": 1.5}, "above the cap of 1.5"),
+        ({"stable_ids": False}, "another account"),
+        ({"min_sites": 2}, "fewer sites"),
+        ({"max_sites_per_unit": 2}, "fewer sites of a unit"),
+        ({"roster": {"site-00": "bb"}}, "'site-00' is not in the roster with this key"),
+        ({"roster": {"site-01": KEY}}, "'site-00' is not in the roster"),
     ],
 )
 def test_each_rule_objects_alone(rules: dict[str, Any], said: str) -> None:
     reasons = list(replaced(policy(), **rules).objections(plan()))
     assert len(reasons) == 1
     assert said in reasons[0]
+
+
+def test_the_roster_names_every_partner() -> None:
+    both = {"site-00": KEY, "site-01": "cc"}
+    assert objections(policy(roster=both)) == ""
+    assert objections(policy(roster=both), participants=both) == ""
+    stranger = {**both, "site-02": "dd"}
+    assert "'site-02' is not in the roster" in objections(policy(roster=both), participants=stranger)
+
+
+def test_a_plan_may_not_ask_for_fewer_answers_than_the_policy_wants() -> None:
+    many = {"site-00": KEY, "site-01": "cc", "site-02": "dd"}
+    rules = policy(min_sites=3)
+    assert objections(rules, participants=many, min_sites=3) == ""
+    assert objections(rules, participants=many, min_sites=2) == "fewer sites than allowed"
+    assert objections(rules, min_sites=3) == "fewer sites than allowed"
+
+
+def test_the_cap_of_an_account_is_the_sites() -> None:
+    rules = policy(unit="account", max_records_per_account=32)
+    assert objections(rules, unit="account", max_records_per_account=32) == ""
+    said = objections(rules, unit="account", max_records_per_account=33)
+    assert said == "more records of an account than allowed"
+
+
+def test_colluding_sites_are_at_least_the_policys() -> None:
+    rules = policy(max_colluding=2)
+    assert objections(rules) == ""
+    for most, wrong in ((1, True), (2, False)):
+        said = objections(rules, trust="distributed", max_colluding=most)
+        assert ("fewer colluding sites" in said) is wrong
 
 
 def test_the_site_prices_the_plan_itself() -> None:
@@ -106,7 +158,16 @@ def test_seeded_noise_needs_public_rows_even_where_it_is_listed() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"unit": "account"},
+        {"unit": "household"},
+        {"purposes": ("dump",)},
+        {"max_records_per_account": 2},
+        {"unit": "account", "max_records_per_account": 0},
+        {"min_sites": 0},
+        {"max_colluding": -1},
+        {"max_sites_per_unit": 0},
+        {"delta": 1.0},
+        {"lifetime_epsilon": 0.0},
+        {"run_epsilon": -1.0},
         {"adjacency": "replace-one"},
         {"trusts": ("central",)},
         {"trusts": ("distributed",)},

@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 from dp_risk import wire
 from tests.federation import Server, make_site, plan, policy, rows, training_units, weights
 
-FREE = {"ledger_head", "digest"}
+FREE = {"ledger_head", "ledger_signature", "signature", "digest"}
 
 
 def outlier() -> pa.Table:
@@ -30,6 +30,9 @@ def transcript(folder: Path, **changes: Any) -> list[RecordDict]:
         server.train(asked, 0),
         server.train(asked, 3),
         server.train(asked, 1, at=weights(2.0)),
+        server.score_bins(asked),
+        server.evaluation(asked, [-0.5, 0.0, 0.5]),
+        server.evaluation(asked, [-0.5, 0.0]),
         server.ask("query.status", {"run": asked.run}),
         server.ask("query.close", {"run": asked.run}),
         server.train(asked, 0),
@@ -71,8 +74,8 @@ def test_one_outlier_more_changes_noisy_arrays_only(tmp_path: Path, copies: int)
         without, there = pair(tmp_path / "again", extra)
     one, two = transcript(without), transcript(there)
     assert [fields(a) for a in one] == [fields(b) for b in two]
-    assert sum(wire.is_refusal(a) for a in one) == 3
-    assert sum("arrays" in a for a in one) == 5
+    assert sum(wire.is_refusal(a) for a in one) == 4
+    assert sum("arrays" in a for a in one) == 7
 
 
 def test_the_spy_would_see_an_exact_size(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dp_risk.privacy.accounting import Event, epsilon
-from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, Purpose
+from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan, Purpose
 
 VALUES = {
     "run": "run-1",
@@ -28,6 +28,14 @@ VALUES = {
     "steps_per_round": 2,
     "local_rate": 0.1,
     "counts_noise": 20.0,
+    "score_bins_noise": 12.0,
+    "evaluation_noise": 6.0,
+    "stable_ids": True,
+    "max_records_per_account": 1,
+    "max_sites_per_unit": 1,
+    "min_sites": 1,
+    "max_colluding": None,
+    "participants": {"site-00": "aa"},
     "seed": 0,
 }
 PLAN = Plan(**VALUES)
@@ -36,8 +44,16 @@ OTHER = {
     "model_options": {"linear": False}, "dimension": 13, "trust": "distributed",
     "unit": "account", "randomness": "seeded", "delta": 1e-6, "epsilon": 3.0, "clip_norm": 2.0,
     "noise_multiplier": 6.0, "sampling_rate": 0.4, "rounds": 7, "steps_per_round": 3,
-    "local_rate": 0.2, "counts_noise": 21.0, "seed": 1,
+    "local_rate": 0.2, "counts_noise": 21.0, "score_bins_noise": 13.0, "evaluation_noise": 7.0,
+    "stable_ids": False, "max_records_per_account": 9, "max_sites_per_unit": 2, "min_sites": 2,
+    "max_colluding": 1, "participants": {"site-00": "bb"}, "seed": 1,
 }  # fmt: skip
+# Fields that only make sense with another one.
+WITH = {
+    "trust": {"max_colluding": 1},
+    "max_colluding": {"trust": "distributed"},
+    "max_records_per_account": {"unit": "account"},
+}
 
 
 def test_a_plan_survives_the_wire():
@@ -48,14 +64,24 @@ def test_a_plan_survives_the_wire():
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Plan)])
 def test_every_field_is_in_the_digest(field):
-    assert dataclasses.replace(PLAN, **{field: OTHER[field]}).digest != PLAN.digest
+    more = WITH.get(field, {})
+    base = PLAN if field != "max_records_per_account" else dataclasses.replace(PLAN, **more)
+    assert dataclasses.replace(PLAN, **more, **{field: OTHER[field]}).digest != base.digest
+
+
+def test_two_limits_of_colluding_sites_are_two_plans():
+    one, two = (
+        dataclasses.replace(PLAN, trust="distributed", max_colluding=most) for most in (1, 2)
+    )
+    assert one.digest != two.digest
 
 
 @pytest.mark.parametrize("field", sorted(VALUES))
 @pytest.mark.parametrize("value", [None, True, [], "x", math.nan], ids=str)
 def test_a_field_of_another_type_is_refused(field, value):
     kind = type(VALUES[field])
-    if (value == "x" and kind is str) or (value is None and field == "epsilon"):
+    legal = (value == "x" and kind is str) or (value is True and kind is bool)
+    if legal or (value is None and field in ("epsilon", "max_colluding")):
         pytest.skip("this is a legal type here")
     with pytest.raises((ValueError, TypeError)):
         Plan.from_dict({**PLAN.to_dict(), field: value})
@@ -100,6 +126,16 @@ def test_an_unknown_field_is_refused():
         {"local_rate": math.inf},
         {"epsilon": math.nan},
         {"epsilon": -1.0},
+        {"score_bins_noise": 0.0},
+        {"evaluation_noise": 0.0},
+        {"evaluation_noise": -1.0},
+        {"evaluation_noise": math.nan},
+        {"max_records_per_account": 0},
+        {"max_records_per_account": 2},
+        {"max_sites_per_unit": 0},
+        {"min_sites": 0},
+        {"max_colluding": 1},
+        {"trust": "distributed"},
         {"sampling_rate": 0.0},
         {"sampling_rate": 1.5},
         {"sampling_rate": math.nan},
@@ -116,13 +152,32 @@ def test_the_schedule_holds_every_charge():
     assert PLAN.schedule == (
         Purpose(name=COUNTS, split="train", event=Event(noise_multiplier=20.0), rounds=1),
         Purpose(name=TRAINING, split="train", event=training, rounds=6),
+        Purpose(name=SCORE_BINS, split="holdout", event=Event(noise_multiplier=12.0), rounds=1),
+        Purpose(name=EVALUATION, split="holdout", event=Event(noise_multiplier=6.0), rounds=1),
     )
-    assert PLAN.cost == epsilon(
-        [Event(noise_multiplier=20.0), dataclasses.replace(training, count=12)], 1e-5
-    )
+    train = [Event(noise_multiplier=20.0), dataclasses.replace(training, count=12)]
+    held = [Event(noise_multiplier=12.0), Event(noise_multiplier=6.0)]
+    assert PLAN.costs == {"train": epsilon(train, 1e-5), "holdout": epsilon(held, 1e-5)}
+    assert PLAN.cost == max(PLAN.costs.values())
     declared = dataclasses.replace(PLAN, counts_noise=0.0)
-    assert [line.name for line in declared.schedule] == [TRAINING]
-    assert declared.cost < PLAN.cost
+    assert [line.name for line in declared.schedule] == [TRAINING, SCORE_BINS, EVALUATION]
+    assert declared.costs["train"] < PLAN.costs["train"]
+
+
+def test_splits_that_a_unit_may_change_are_charged_in_sequence():
+    moving = dataclasses.replace(PLAN, stable_ids=False)
+    assert {line.split for line in moving.schedule} == {"both"}
+    assert moving.cost == epsilon([line.total for line in moving.schedule], 1e-5) > PLAN.cost
+
+
+def test_a_unit_at_several_sites_is_charged_for_all_of_them():
+    shared = dataclasses.replace(PLAN, max_sites_per_unit=3)
+    for one, all_three in zip(PLAN.schedule, shared.schedule, strict=True):
+        assert all_three.event.count == 3 * one.event.count
+    # Three independent Gaussians are one of sqrt(3) times the sensitivity.
+    held = [Event(noise_multiplier=s / math.sqrt(3)) for s in (12.0, 6.0)]
+    assert shared.costs["holdout"] == pytest.approx(epsilon(held, 1e-5))
+    assert shared.lifetime_excess(1000, 10.0) == pytest.approx(3 * PLAN.lifetime_excess(1000, 10.0))
 
 
 def test_the_samplers_fit_in_their_part_of_delta():
@@ -131,6 +186,7 @@ def test_the_samplers_fit_in_their_part_of_delta():
     assert PLAN.lifetime_excess(10**9, 10.0) > excess
     assert dataclasses.replace(PLAN, rounds=60).lifetime_excess(100_000, 10.0) > excess
     bare = {"trust": "none", "noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
+    bare |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0}
     assert dataclasses.replace(PLAN, **bare).lifetime_excess(100_000, 10.0) == 0
 
 

@@ -20,6 +20,9 @@ VALUES = {
     "epsilon": 1.0,
     "delta": 1e-5,
     "unit": "record",
+    "max_records_per_account": 32,
+    "max_sites_per_unit": 1,
+    "allocation": {"counts": 0.05, "evaluation": 0.2},
     "trust": "local",
     "clip_norm": 1.0,
     "sampling_rate": None,
@@ -43,7 +46,13 @@ def privacy(**changes):
         ({"trust": "distributed"}, "trust"),
         ({"trust": "central"}, "trust"),
         ({"trust": "x"}, "trust"),
-        ({"unit": "account"}, "unit"),
+        ({"max_records_per_account": 0}, "max_records_per_account"),
+        ({"max_sites_per_unit": 0}, "max_sites_per_unit"),
+        ({"allocation": {"counts": 0.0, "evaluation": 0.2}}, "allocation.counts"),
+        ({"allocation": {"counts": math.nan, "evaluation": 0.2}}, "allocation.counts"),
+        ({"allocation": {"counts": 0.1, "evaluation": -0.1}}, "allocation.evaluation"),
+        ({"allocation": {"counts": 0.1, "evaluation": math.nan}}, "allocation.evaluation"),
+        ({"allocation": {"counts": 0.5, "evaluation": 0.5}}, "allocation"),
         ({"unit": "x"}, "unit"),
         ({"randomness": "x"}, "randomness"),
         ({"delta": 0.0}, "delta"),
@@ -78,46 +87,80 @@ def test_delta_stays_below_one_over_units():
             check_delta(delta, 1000, where="declared")
 
 
-@settings(max_examples=15, deadline=None)
+def choose(asked=None, **changes):
+    values = {"units": 3000, "rounds": 10, "steps_per_round": 1, "stable_ids": True,
+              "holdout": True, **changes}  # fmt: skip
+    return choose_noise(asked or privacy(), **values)
+
+
+@settings(max_examples=25, deadline=None)
 @given(
     st.floats(0.2, 8.0),
     st.one_of(st.none(), st.integers(1, 4000)),
     st.integers(1, 100),
     st.integers(1, 3),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 3),
 )
-def test_everything_the_run_charges_fits_in_epsilon(target, units, rounds, steps):
-    noise = choose_noise(privacy(epsilon=target), units=units, rounds=rounds, steps_per_round=steps)
-    events = [
+def test_everything_the_run_charges_fits_in_epsilon(
+    target, units, rounds, steps, stable_ids, holdout, sites
+):
+    asked = privacy(epsilon=target, max_sites_per_unit=sites)
+    noise = choose(
+        asked, units=units, rounds=rounds, steps_per_round=steps, stable_ids=stable_ids,
+        holdout=holdout,
+    )  # fmt: skip
+    train = [
         Event(
             noise_multiplier=noise.noise_multiplier,
             sampling_rate=noise.sampling_rate,
-            count=rounds * steps,
+            count=rounds * steps * sites,
         )
     ]
     assert (noise.counts_noise > 0) == (units is None)
     if noise.counts_noise:
-        events.append(Event(noise_multiplier=noise.counts_noise))
-    assert target * 0.999 < epsilon(events, 1e-5) <= target
+        train.append(Event(noise_multiplier=noise.counts_noise, count=sites))
+    assert (noise.evaluation_noise > 0) == (noise.score_bins_noise > 0) == holdout
+    held = [
+        Event(noise_multiplier=std, count=sites)
+        for std in (noise.score_bins_noise, noise.evaluation_noise)
+        if std
+    ]
+    if not stable_ids:
+        train, held = [*train, *held], []
+    assert target * 0.999 < epsilon(train, 1e-5) <= target
+    if held:
+        assert target * 0.999 < epsilon(held, 1e-5) <= target
+
+
+def test_an_evaluation_costs_training_nothing_where_the_holdout_has_its_own_account():
+    with_it, without = choose(), choose(holdout=False)
+    assert with_it.noise_multiplier == without.noise_multiplier
+    shared = choose(stable_ids=False)
+    assert shared.noise_multiplier > without.noise_multiplier
+    assert shared.evaluation_noise > with_it.evaluation_noise
+    none = choose(privacy(allocation={"counts": 0.05, "evaluation": 0.0}))
+    assert (none.evaluation_noise, none.score_bins_noise) == (0.0, 0.0)
 
 
 def test_the_batch_is_public_and_bounded():
-    few = choose_noise(privacy(), units=3000, rounds=10, steps_per_round=1)
-    many = choose_noise(privacy(), units=40_000, rounds=10, steps_per_round=1)
-    asked = choose_noise(privacy(sampling_rate=0.25), units=3000, rounds=10, steps_per_round=1)
+    few, many = choose(), choose(units=40_000)
+    asked = choose(privacy(sampling_rate=0.25))
     assert (few.sampling_rate, many.sampling_rate, asked.sampling_rate) == (1.0, 0.1, 0.25)
-    assert choose_noise(privacy(), units=3000, rounds=None, steps_per_round=3).rounds == 27
+    assert choose(rounds=None, steps_per_round=3).rounds == 27
 
 
 def test_no_protection_has_no_noise():
-    bare = choose_noise(
-        privacy(trust="none", epsilon=None), units=None, rounds=5, steps_per_round=1
-    )
-    assert (bare.noise_multiplier, bare.counts_noise, bare.rounds) == (0, 0, 5)
+    bare = choose(privacy(trust="none", epsilon=None), units=None, rounds=5)
+    assert (bare.noise_multiplier, bare.counts_noise, bare.evaluation_noise) == (0, 0, 0)
+    assert bare.rounds == 5
 
 
 def test_the_learning_rate_falls_with_the_noise_of_a_step():
     def rate(noise=50.0, sites=10, units=1e4, dimension=100, clip=1.0):
-        numbers = Noise(noise_multiplier=noise, sampling_rate=0.5, rounds=9, counts_noise=0.0)
+        numbers = Noise(noise_multiplier=noise, sampling_rate=0.5, rounds=9, counts_noise=0.0,
+                        score_bins_noise=0.0, evaluation_noise=0.0)  # fmt: skip
         return choose_learning_rate(
             numbers, clip_norm=clip, sites=sites, units=units, dimension=dimension
         )
