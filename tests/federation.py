@@ -198,7 +198,9 @@ class Server:
         values = {"plan": plan.digest, "round": round, **more}
         return self.ask("train", values, weights() if at is None else at)
 
-    def score_bins(self, plan: Plan, at: Mapping[str, Any] | None = None, **more: Any) -> RecordDict:
+    def score_bins(
+        self, plan: Plan, at: Mapping[str, Any] | None = None, **more: Any
+    ) -> RecordDict:
         """Ask for the histogram of score positions."""
         values = {"plan": plan.digest, "round": 0, **more}
         return self.ask("query.score_bins", values, weights() if at is None else at)

@@ -211,25 +211,44 @@ def _configured(options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     from dp_risk.cli.compose import settings, sweep
 
-    jobs = list(sweep(options.overrides)) if options.multirun else [options.overrides]
+    if not options.multirun:
+        _one(options, settings(options.overrides), None)
+        return
+    from dp_risk.cli.search import Search
+    from dp_risk.cli.simulate import federation_folder
+
+    search = Search()
     worst: DpRiskError | None = None
-    for number, overrides in enumerate(jobs):
-        try:
-            job = number if options.multirun else None
-            if options.multirun:
-                print(f"job {number}: {' '.join(overrides)}", flush=True)
-            _one(options, settings(overrides), job)
-        except DpRiskError as error:
-            if not options.multirun:
-                raise
-            print(f"dp-risk: job {number}: {error}", file=sys.stderr)
-            if worst is None or error.exit_code > worst.exit_code:
-                worst = error
+    try:
+        for number, overrides in enumerate(sweep(options.overrides)):
+            print(f"job {number}: {' '.join(overrides)}", flush=True)
+            trial = search.begin(overrides)
+            try:
+                asked = settings(overrides)
+                if options.verb == "train":
+                    trial.html = asked.report.html
+                    search.watch(federation_folder(asked))
+                trial.folder = _one(options, asked, number)
+                trial.outcome = "done"
+            except DpRiskError as error:
+                trial.outcome = str(error)
+                print(f"dp-risk: job {number}: {error}", file=sys.stderr)
+                if worst is None or error.exit_code > worst.exit_code:
+                    worst = error
+    finally:
+        if options.verb == "train" and len(search.trials) > 1:
+            total = search.finish()
+            if total is not None:
+                print(
+                    f"search: {len(search.trials)} trials cost epsilon {total:.4g} together at a "
+                    "site (PLD of all their schedules); a choice among them costs that"
+                )
     if worst is not None:
         raise worst
 
 
-def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> None:
+def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Path | None:
+    """Do one job; return the run folder of a training run."""
     from dp_risk.cli import artefacts, frontier, plan, simulate, training
     from dp_risk.cli.display import console, progress
 
@@ -239,13 +258,13 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> No
         if units is None and settings.data.path is None:
             units = simulate.declared_units(settings)
         plan.show(settings, units, options.out)
-        return
+        return None
     if options.verb == "frontier":
         settings.data.load_schema()
         folder = artefacts.run_folder(settings.run.dir, options.verb, job)
         with artefacts.removed_if_empty(folder):
             frontier.run(settings, folder, as_json=options.log_json)
-        return
+        return None
     asked = settings.asked
     settings.data.load_schema()
     place = simulate.federation_folder(settings)
@@ -283,6 +302,7 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> No
             e = utility[name]
             screen.print(f"{name.upper()} {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})")
     screen.print(f"{record['seconds']:.1f} s; report: {folder / 'report.html'}")
+    return folder
 
 
 def _score(options: argparse.Namespace) -> None:

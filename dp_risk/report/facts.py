@@ -22,7 +22,16 @@ METRICS = ("auroc", "auprc")
 _SETTINGS = (
     *("trust", "unit", "adjacency", "delta", "epsilon_target", "epsilon_spent"),
     *("epsilon_lifetime", "sigma", "q", "steps", "rounds", "rounds_abandoned", "clip_norm"),
-    *("min_sites", "max_colluding", "randomness", "seed", "seconds", "peak_rss_mb"),
+    *(
+        "max_records_per_account",
+        "max_sites_per_unit",
+        "min_sites",
+        "max_colluding",
+        "randomness",
+        "seed",
+        "seconds",
+        "peak_rss_mb",
+    ),
 )
 
 
@@ -80,6 +89,9 @@ def build(
         "settings": {name: run[name] for name in _SETTINGS if run.get(name) is not None},
         "frontier": _frontier(plain(frontier)) if frontier is not None else None,
         "utility": run.get("utility"),
+        "utility_source": run.get("utility_source"),
+        "estimates": run.get("estimates"),
+        "search": run.get("search"),
         "sites": run.get("sites") or [],
         "charges": _charges(run.get("charges") or []),
         "shapes": _shapes(plain(shapes)),
@@ -178,12 +190,13 @@ def _summary(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def _charges(charges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Equal charges of several sites become one row; `share` is of the split's plain sum."""
+    """Equal charges become one row; a charge without a share gets that of the plain sum."""
     rows: dict[tuple[Any, ...], int] = defaultdict(int)
     totals: dict[str, float] = defaultdict(float)
     for charge in charges:
         split, epsilon = str(charge.get("split")), charge.get("epsilon")
-        rows[split, str(charge.get("purpose")), _event(charge.get("event")), epsilon] += 1
+        purpose, event = str(charge.get("purpose")), _event(charge.get("event"))
+        rows[split, purpose, event, epsilon, charge.get("share")] += 1
         totals[split] += epsilon or 0.0
     return [
         {
@@ -192,9 +205,9 @@ def _charges(charges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "event": event,
             "epsilon": epsilon,
             "times": times,
-            "share": times * epsilon / totals[split] if epsilon else None,
+            "share": share or (times * epsilon / totals[split] if epsilon else None),
         }
-        for (split, purpose, event, epsilon), times in rows.items()
+        for (split, purpose, event, epsilon, share), times in rows.items()
     ]
 
 

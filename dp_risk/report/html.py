@@ -62,6 +62,11 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> 
     )
 
 
+def section(name: str, heading: str, content: str) -> str:
+    """Return a section of the report; `content` is HTML."""
+    return f'<section id="{name}"><h2>{esc(heading)}</h2>{content}</section>'
+
+
 def details(summary: str, content: str, *, opened: bool = False) -> str:
     """Return a folded block; `content` is HTML."""
     flag = " open" if opened else ""

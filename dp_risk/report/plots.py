@@ -301,6 +301,34 @@ def _bar(a: float, b: float, value: float, base: float, cls: str, title: str) ->
     )
 
 
+def reliability(points: Sequence[Facts], *, width: float, cls: str) -> str:
+    """Return a calibration curve: observed rate with its interval against the mean score."""
+    side = min(width, 420.0)
+    left, top, bottom = 48.0, 26.0, side - 44
+    x = svg.Scale(low=0.0, high=1.0, start=left, end=side - 16)
+    y = svg.Scale(low=0.0, high=1.0, start=bottom, end=top)
+    body = [_axes_y(y, left, side - 16), svg.text(left, 13, "observed rate", "axis-title")]
+    for at in (0.0, 0.25, 0.5, 0.75, 1.0):
+        body.append(svg.line(x(at), bottom, x(at), bottom + 5, "tick"))
+        body.append(svg.text(x(at), bottom + 19, f"{at:g}", "tick-text", "middle"))
+    middle = (left + side - 16) / 2
+    body.append(svg.text(middle, side - 6, "mean score", "axis-title", "middle"))
+    body.append(svg.line(x(0.0), y(0.0), x(1.0), y(1.0), "reference c6 d1"))
+    for point in points:
+        rate = point["rate"]
+        if rate.get("value") is None:
+            continue
+        at = x(float(point["score"]))
+        if rate.get("low") is not None and rate.get("high") is not None:
+            body.append(
+                svg.line(at, y(float(rate["low"])), at, y(float(rate["high"])), "whisker c0")
+            )
+        title = f"score {point['score']:.3f}: rate {rate['value']:.3f}"
+        body.append(svg.marker(0, at, y(float(rate["value"])), "mark c0", title))
+    words = f"Calibration: observed rate against mean score, {len(points)} groups"
+    return svg.picture(side, side, words, "".join(body), cls)
+
+
 def progress(points: Sequence[tuple[float, float]], name: str, colour: int) -> str:
     """Return a figure by round.
 

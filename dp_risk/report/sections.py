@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dp_risk.report import plots
-from dp_risk.report.html import Cell, bullets, details, esc, number, signed, table
-from dp_risk.report.words import rounded_down, rounded_up
+from dp_risk.report.html import Cell, bullets, details, esc, number, section, signed, table
+from dp_risk.report.utility import utility
+from dp_risk.report.words import PURPOSE_WORDS, rounded_down, rounded_up, whose
 
 Facts = Mapping[str, Any]
 Section = Callable[[Facts], str]
@@ -16,15 +17,6 @@ Section = Callable[[Facts], str]
 SHAPES_DRAWN = 12
 SHAPE_ROWS = 64
 ROUND_ROWS = 60
-
-METRIC_WORDS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "recall_at_fpr_1pct": "Recall at 1 % false positives",
-    "precision_at_1pct": "Precision in the top 1 %",
-    "brier": "Brier score (lower is better)",
-    "ece": "Calibration error, ECE (lower is better)",
-}
 
 SETTING_WORDS = {
     "epsilon_spent": "epsilon of this run (PLD)",
@@ -41,11 +33,14 @@ SETTING_WORDS = {
     "rounds": "rounds",
     "rounds_abandoned": "rounds abandoned",
     "clip_norm": "clipping norm",
+    "max_records_per_account": "records of an account, at most",
+    "max_sites_per_unit": "sites of a unit, at most",
     "min_sites": "sites needed",
     "max_colluding": "colluding sites tolerated",
     "seconds": "seconds",
     "peak_rss_mb": "peak memory, MB",
 }
+_ACCOUNT_ONLY = ("max_records_per_account",)
 _OF_ONE_RUN = (
     *("epsilon_spent", "epsilon_target", "epsilon_lifetime", "sigma", "rounds_abandoned"),
     *("trust", "seconds", "peak_rss_mb"),
@@ -65,6 +60,8 @@ def title(report: Facts) -> str:
     claim = " ".join(esc(sentence) for sentence in report["claim"])
     claim = re.sub(r"\d+e-\d+", r'<span class="together">\g<0></span>', claim)
     hidden = _OF_ONE_RUN if report["kind"] == "frontier" else ()
+    if report["settings"].get("unit") != "account":
+        hidden = (*hidden, *_ACCOUNT_ONLY)
     if "Trust: distributed" not in claim:
         hidden = (*hidden, "max_colluding")
     figures = "".join(
@@ -107,31 +104,12 @@ def frontier(report: Facts) -> str:
     rows += [_frontier_row(line["label"], line) for line in facts["references"]]
     head = ("Line", "epsilon", "seeds", "AUROC", "95 %", "AUPRC", "95 %", "seconds")
     caption = "Mean over seeds (smallest to largest), and the 95 % t-interval of the mean"
-    return _section(
+    return section(
         "frontier",
         "The frontier",
         f'{charts}<p class="note">{esc(note)}</p>'
         + details("Table of all points", table(caption, head, rows)),
     )
-
-
-def utility(report: Facts) -> str:
-    """Metrics with intervals, or why there are none."""
-    if report["kind"] == "frontier" and not report["utility"]:
-        return ""
-    facts = report["utility"]
-    if not facts:
-        content = "<p>No utility: the sites' data is not public and no estimate was charged.</p>"
-    else:
-        order = [*METRIC_WORDS, *(name for name in facts if name not in METRIC_WORDS)]
-        rows: list[list[Cell]] = [
-            [METRIC_WORDS.get(name, name), *_estimate(facts[name])]
-            for name in order
-            if name in facts
-        ]
-        head = ("Metric", "Value", "Low", "High")
-        content = _whose(report) + table("On held-out units, with 95 % intervals", head, rows)
-    return _section("utility", "Utility", content)
 
 
 def sites(report: Facts) -> str:
@@ -143,7 +121,7 @@ def sites(report: Facts) -> str:
         words = (
             "Every point opened a fresh simulated ledger at every site; no real ledger was used."
         )
-        return _section("sites", "Sites and budgets", f"<p>{words}</p>")
+        return section("sites", "Sites and budgets", f"<p>{words}</p>")
     cost = report["settings"].get("epsilon_lifetime")
     chart = plots.both(plots.sites, rows, cost)
     earlier = any(site.get("epsilon_lifetime_budget") is not None for site in rows)
@@ -184,23 +162,75 @@ def sites(report: Facts) -> str:
         ]
         for site in rows
     ]
-    return _section(
+    return section(
         "sites",
         "Sites and budgets",
-        _whose(report)
+        whose(report)
         + f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
-        + details("Table of sites", table("Units are declared or released numbers", head, body)),
+        + details("Table of sites", table("Units are declared or released numbers", head, body))
+        + _accounts(rows)
+        + _amendments(rows),
     )
 
 
-def _whose(report: Facts) -> str:
-    """Say which run of a frontier a section is about."""
-    settings = report["settings"]
-    if report["kind"] != "frontier" or settings.get("seed") is None:
+def _accounts(rows: Sequence[Facts]) -> str:
+    """Show each split's own account."""
+    head = ("Site", "Account", "Lifetime spent", "Lifetime left", "Filter used")
+    body: list[list[Cell]] = [
+        [
+            str(site.get("site")),
+            split,
+            _up(balance.get("spent_epsilon")),
+            _down(balance.get("left_epsilon")),
+            _percent(balance.get("used")),
+        ]
+        for site in rows
+        for split, balance in (site.get("accounts") or {}).items()
+    ]
+    if not body:
         return ""
-    epsilon = settings.get("epsilon_target")
-    which = "without noise" if epsilon is None else f"with epsilon {epsilon:g}"
-    return f'<p class="note">Of one run: {esc(which)}, seed {esc(settings["seed"])}.</p>'
+    return details("Table of accounts", table("Lifetime (filter), by split", head, body))
+
+
+def _amendments(rows: Sequence[Facts]) -> str:
+    """Show every change of a lifetime budget since its ledger was opened."""
+    head = ("Site", "What", "Lifetime epsilon", "By", "Reason", "When")
+    body: list[list[Cell]] = [
+        [
+            str(site.get("site")),
+            *(change.get(name) for name in ("kind", "lifetime_epsilon", "by", "reason", "time")),
+        ]
+        for site in rows
+        for change in site.get("amendments") or []
+    ]
+    return table("Budgets that were raised or retired", head, body) if body else ""
+
+
+def search(report: Facts) -> str:
+    """Say what a search that this run was part of cost in all."""
+    facts = report.get("search")
+    if not facts:
+        return ""
+    rows: list[list[Cell]] = [
+        [
+            job["overrides"] or "–",  # noqa: RUF001
+            "this one" if job["job"] == facts["job"] else str(job["job"]),
+            _up(job["epsilon"], 3),
+            job["auroc"],
+            job["outcome"],
+        ]
+        for job in facts["trials"]
+    ]
+    head = ("Trial", "Job", "epsilon", "AUROC", "Outcome")
+    cost = "nothing" if facts["epsilon"] is None else f"epsilon {_up(facts['epsilon'])}"
+    words = (
+        f"This run is one of {len(rows)} trials of a sweep. Together they cost {esc(cost)} at a "
+        "site (PLD over all their schedules): that is the figure behind any choice among them, "
+        "and the epsilon of one trial is not."
+    )
+    return section(
+        "search", "What the search cost", f"<p>{words}</p>" + table("Trials", head, rows)
+    )
 
 
 def _percent(share: float | None) -> str | None:
@@ -212,27 +242,28 @@ def charges(report: Facts) -> str:
     rows = report["charges"]
     if not rows:
         return ""
-    head = ("Split", "Purpose", "epsilon", "Share", "Times", "Event")
+    head = ("Account", "Purpose", "epsilon", "Share", "Times", "Event")
     body: list[list[Cell]] = [
         [
             row["split"],
-            row["purpose"],
+            PURPOSE_WORDS.get(row["purpose"], row["purpose"]),
             _up(row["epsilon"], 3),
-            f"{100 * row['share']:.0f} %" if row["share"] is not None else None,
+            _percent(row["share"]),
             row["times"],
             row["event"],
         ]
         for row in rows
     ]
     note = (
-        "The epsilon of a row is its cost alone. Rows of one split compose to at most their sum, "
-        "of which the share is taken; the train and holdout splits are disjoint and compose in "
-        "parallel."
+        "The epsilon of a row is its cost alone; rows of one account compose to less than their "
+        "sum. The share is that of the Renyi divergence at order 2, which adds up exactly. Train "
+        "and holdout are disjoint units with an account each, so the larger total counts; an "
+        "account called both pays for both in sequence."
     )
-    return _section(
+    return section(
         "charges",
         "Charges",
-        _whose(report)
+        whose(report)
         + table("Everything that read private rows", head, body)
         + f'<p class="note">{note}</p>',
     )
@@ -264,10 +295,10 @@ def shapes(report: Facts) -> str:
     ]
     cut = any(len(row["y"]) > SHAPE_ROWS for row in drawn)
     caption = "Effect on the log-odds" + (f", the first {SHAPE_ROWS} of each" if cut else "")
-    return _section(
+    return section(
         "shapes",
         "What the model learned",
-        _whose(report)
+        whose(report)
         + f'<p class="note">{esc(note)}</p><div class="grid">{cells}</div>'
         + details(f"Table of all {len(rows)} features", table("Effects in log-odds", head, summary))
         + details("Table of the panels", table(caption, ("Feature", "At", "Effect"), points)),
@@ -299,7 +330,7 @@ def training(report: Facts) -> str:
     ]
     caption = "By round" + (f", every {every}th; all are in rounds.jsonl" if every > 1 else "")
     head = ("Round", "epsilon spent", "AUPRC", "Seconds")
-    return _section(
+    return section(
         "training",
         "Training",
         f'<div class="pair">{panels}</div>'
@@ -318,7 +349,7 @@ def limits(report: Facts) -> str:
         )
         if report[name]
     )
-    return _section("limits", "What the claim rests on", blocks)
+    return section("limits", "What the claim rests on", blocks)
 
 
 def configuration(report: Facts) -> str:
@@ -330,7 +361,7 @@ def configuration(report: Facts) -> str:
         versions.append(["commit", str(report["commit"])])
     listed = table("Versions", ("Package", "Version"), versions) if versions else ""
     text = f"<pre>{esc(report['configuration'].strip())}</pre>"
-    return _section(
+    return section(
         "configuration",
         "Configuration and versions",
         listed + details("Resolved configuration", text),
@@ -343,15 +374,12 @@ SECTIONS: dict[str, Section] = {
     "utility": utility,
     "sites": sites,
     "charges": charges,
+    "search": search,
     "shapes": shapes,
     "training": training,
     "limits": limits,
     "configuration": configuration,
 }
-
-
-def _section(name: str, heading: str, content: str) -> str:
-    return f'<section id="{name}"><h2>{esc(heading)}</h2>{content}</section>'
 
 
 def _up(value: Any, digits: int = 2) -> Cell:
@@ -370,11 +398,6 @@ def _setting(name: str, value: Any) -> str:
     if name in ("seconds", "peak_rss_mb"):
         return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _estimate(facts: Any) -> list[Cell]:
-    facts = facts if isinstance(facts, Mapping) else {"value": facts}
-    return [facts.get(name) for name in ("value", "low", "high")]
 
 
 def _frontier_row(label: str, point: Facts) -> list[Cell]:

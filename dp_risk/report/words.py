@@ -37,6 +37,14 @@ BASELINE_WORDS = {
     "alone": "One site alone",
 }
 
+PURPOSE_WORDS = {
+    "counts": "counts (number of units)",
+    "training": "training (DP-SGD)",
+    "score_bins": "evaluation, bins of the scores",
+    "evaluation": "evaluation, histogram of scores",
+    "tuning": "tuning (private selection)",
+}
+
 RESIDUAL = (
     "Crashes, missed deadlines and timing are not covered by epsilon.",
     "Whatever a site publishes outside this system is not covered.",
@@ -49,6 +57,16 @@ UNPROTECTED = (
     "a released one carries noise and is charged.",
     "Which sites take part, the configuration, and the number of rounds.",
 )
+
+
+def whose(report: Mapping[str, Any]) -> str:
+    """Say, as HTML, which run of a frontier a section is about; empty for a report of one run."""
+    settings = report["settings"]
+    if report["kind"] != "frontier" or settings.get("seed") is None:
+        return ""
+    epsilon = settings.get("epsilon_target")
+    which = "without noise" if epsilon is None else f"with epsilon {epsilon:g}"
+    return f'<p class="note">Of one run: {which}, seed {settings["seed"]}.</p>'
 
 
 def rounded_up(x: float, digits: int = 2) -> str:

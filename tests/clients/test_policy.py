@@ -116,7 +116,9 @@ def test_the_roster_names_every_partner() -> None:
     assert objections(policy(roster=both)) == ""
     assert objections(policy(roster=both), participants=both) == ""
     stranger = {**both, "site-02": "dd"}
-    assert "'site-02' is not in the roster" in objections(policy(roster=both), participants=stranger)
+    assert "'site-02' is not in the roster" in objections(
+        policy(roster=both), participants=stranger
+    )
 
 
 def test_a_plan_may_not_ask_for_fewer_answers_than_the_policy_wants() -> None:

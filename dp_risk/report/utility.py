@@ -1,0 +1,80 @@
+"""The section on utility: exact on public data, charged estimates on private data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dp_risk.report import plots
+from dp_risk.report.html import Cell, details, section, table
+from dp_risk.report.words import whose
+
+Facts = Mapping[str, Any]
+
+METRIC_WORDS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "recall_at_fpr_1pct": "Recall at 1 % false positives",
+    "precision_at_1pct": "Precision in the top 1 %",
+    "brier": "Brier score (lower is better)",
+    "ece": "Calibration error, ECE (lower is better)",
+    "threshold": "Score threshold",
+    "base_rate": "Positives among all units",
+}
+_HEAD = ("Metric", "Value", "Low", "High")
+
+
+def utility(report: Facts) -> str:
+    """Metrics with intervals, or why there are none."""
+    facts, estimates = report["utility"], report.get("estimates")
+    if not facts:
+        if report["kind"] == "frontier":
+            return ""
+        return section(
+            "utility",
+            "Utility",
+            "<p>No utility: the sites' data is not public and no estimate was charged.</p>",
+        )
+    content = whose(report)
+    if report.get("utility_source") == "charged" and estimates:
+        content += _estimated(estimates, facts)
+    else:
+        content += table("On held-out units, with 95 % intervals", _HEAD, _rows(facts))
+        if estimates:
+            content += details(
+                "What a private holdout would have said: charged estimates",
+                _estimated(estimates, estimates["metrics"]),
+            )
+    return section("utility", "Utility", content)
+
+
+def _estimated(estimates: Facts, facts: Facts) -> str:
+    note = (
+        f"Estimated from noisy histograms of holdout scores at {estimates['sites']} sites "
+        f"({estimates['bins']} bins by label), paid from the holdout's budget. The 95 % intervals "
+        "hold the noise as well as the sampling of units. Precision and threshold are those of "
+        f"a review of the highest {100 * estimates['capacity']:.3g} % of scores."
+    )
+    out = f'<p class="note">{note}</p>' + table("Charged estimates", _HEAD, _rows(facts))
+    points = estimates.get("reliability") or []
+    if not points:
+        return out + "<p>No calibration curve: the counts do not stand out of the noise.</p>"
+    rows: list[list[Cell]] = [[p["score"], *_estimate(p["rate"])] for p in points]
+    head = ("Mean score", "Observed rate", "Low", "High")
+    return (
+        out
+        + f"<figure>{plots.both(plots.reliability, points)}</figure>"
+        + details("Table of the calibration curve", table("By group of scores", head, rows))
+    )
+
+
+def _rows(facts: Facts) -> list[list[Cell]]:
+    order = [*METRIC_WORDS, *(name for name in facts if name not in METRIC_WORDS)]
+    return [
+        [METRIC_WORDS.get(name, name), *_estimate(facts[name])] for name in order if name in facts
+    ]
+
+
+def _estimate(facts: Any) -> list[Cell]:
+    facts = facts if isinstance(facts, Mapping) else {"value": facts}
+    return [facts.get(name) for name in ("value", "low", "high")]
