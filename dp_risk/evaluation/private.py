@@ -29,7 +29,7 @@ LOW = -HIGH
 CELLS = 256
 
 _MIN_BINS, _MAX_BINS = 4, 24
-_BIN_STDS = 6.0  # a bin should hold this many standard deviations of a position cell's noise
+_BIN_STDS = 4.0  # a bin should hold this many standard deviations of a position cell's noise
 _TOP = 0.005  # the highest scores are split down to bins of this share
 _ATOMS = 8  # points that stand for the scores inside a bin
 _DETAIL_STDS = 2.5  # a difference between halves counts above this many standard deviations
@@ -131,7 +131,7 @@ def choose_bins(histogram: ArrayLike, noise_std: float) -> Bins:
     n_bins = int(np.clip(total / per_bin, _MIN_BINS, _MAX_BINS))
     levels = np.arange(n_bins + 1) / n_bins
     top = 0.5 / n_bins
-    while top >= _TOP and top * total >= per_bin / 3:
+    while top >= _TOP and top * total >= per_bin * .75:
         levels = np.append(levels[:-1], [1.0 - top, 1.0])
         top /= 2
     density = np.maximum(_denoised(counts, noise_std), 0.0)
@@ -306,10 +306,16 @@ def _from_top(counts: Floats) -> Floats:
 
 
 def _depth(cumulative: Floats, target: Floats) -> Floats:
-    """Return how many bins from the top hold `target`: rows of `cumulative` do not decrease."""
-    after = np.clip((cumulative < target[:, None]).sum(axis=1), 1, cumulative.shape[1] - 1)
-    rows = np.arange(len(cumulative))
-    low, high = cumulative[rows, after - 1], cumulative[rows, after]
+    """Return how many bins from the top hold `target`.
+
+    A noisy cumulative curve crosses the target more than once. Sorting its values (monotone
+    rearrangement: Chernozhukov, Fernandez-Val & Galichon 2010) keeps the share of the curve below
+    the target, where taking the first crossing would be biased.
+    """
+    curve = np.sort(cumulative, axis=1)
+    after = np.clip((curve < target[:, None]).sum(axis=1), 1, curve.shape[1] - 1)
+    rows = np.arange(len(curve))
+    low, high = curve[rows, after - 1], curve[rows, after]
     inside = np.clip((target - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
     return after - 1 + inside
 
@@ -330,22 +336,19 @@ def _auroc(h: Floats) -> Floats:
 
 def _auprc(h: Floats) -> Floats:
     """Average precision, each bin's positives at the mean of the precision before and after."""
-    proper = _proper(h)
-    hits, seen = _from_top(proper[:, 1]), _from_top(proper.sum(axis=1))
-    middle = np.diff(hits, axis=1) * np.nan_to_num(
-        _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
-    )
-    return _ratio(middle.sum(axis=1), hits[:, -1])
+    hits, seen = _from_top(h[:, 1]), _from_top(_proper(h.sum(axis=1)))
+    precision = _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
+    return _ratio((h[:, 1] [:, ::-1]* np.nan_to_num(precision)).sum(axis=1), hits[:, -1])
 
 
 def _recall(h: Floats) -> Floats:
-    false, hits = _from_top(_proper(h[:, 0])), _from_top(h[:, 1])
+    false, hits = _from_top(h[:, 0]), _from_top(h[:, 1])
     recall = _ratio(_at(hits, _depth(false, 0.01 * false[:, -1])), hits[:, -1])
     return np.where(false[:, -1] > 0, recall, np.nan)
 
 
 def _capacity_depth(h: Floats, capacity: float) -> tuple[Floats, Floats]:
-    seen = _from_top(_proper(h.sum(axis=1)))
+    seen = _from_top(h.sum(axis=1))
     target = capacity * seen[:, -1]
     return _depth(seen, target), target
 
