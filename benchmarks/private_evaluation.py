@@ -107,7 +107,7 @@ def load(name: str) -> tuple[Floats, dict[str, Floats], Floats, Floats]:
     train, test = rows.take(np.flatnonzero(~out)), rows.take(np.flatnonzero(out))
     p = np.clip(logistic(train, test, coding, 0), 1e-9, 1 - 1e-9)
     logits = np.log(p / (1 - p))
-    few = train.take(np.arange(200))
+    few = train.take(np.arange(0, len(train), len(train) // 200))
     p = np.clip(logistic(few, test, coding, 0), 1e-9, 1 - 1e-9)
     poor = np.log(p / (1 - p))
     models = {"logistic": logits, "weak": 0.1 * poor, "overconfident": 3 * logits}

@@ -28,7 +28,7 @@ HIGH = math.asinh(20.0)
 LOW = -HIGH
 CELLS = 256
 
-_MIN_BINS, _MAX_BINS = 4, 24
+_MIN_BINS, _MAX_BINS = 4, 20
 _BIN_STDS = 4.0  # a bin should hold this many standard deviations of a position cell's noise
 _TOP = 0.005  # the highest scores are split down to bins of this share
 _ATOMS = 8  # points that stand for the scores inside a bin
@@ -61,7 +61,9 @@ class Bins:
     edges : ndarray of float64, shape (B - 1,)
         Inner edges in logits, strictly increasing. An edge belongs to the bin above it.
     scores : ndarray of float64, shape (B, K)
-        How probabilities lie inside each bin: K equally frequent ones, ascending.
+        How probabilities lie inside each bin: K about equally frequent ones, ascending.
+    shares : ndarray of float64, shape (B,)
+        About which share of the scores each bin holds, above 0.
 
     Raises
     ------
@@ -71,6 +73,7 @@ class Bins:
 
     edges: Floats
     scores: Floats
+    shares: Floats
 
     def __post_init__(self) -> None:
         edges, scores = self.edges, self.scores
@@ -78,6 +81,8 @@ class Bins:
             raise ConfigurationError("evaluation: bins need one row of scores between two edges")
         if not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
             raise ConfigurationError("evaluation: the edges of bins must increase")
+        if self.shares.shape != (len(scores),) or not (self.shares > 0).all():
+            raise ConfigurationError("evaluation: the shares of bins must be positive")
         if not (scores.size and ((scores >= 0) & (scores <= 1)).all()):
             raise ConfigurationError("evaluation: the scores of bins must lie in [0, 1]")
 
@@ -129,22 +134,31 @@ def choose_bins(histogram: ArrayLike, noise_std: float) -> Bins:
     total = max(counts.sum(), 0.0)
     per_bin = max(_BIN_STDS * noise_std, 1.0)
     n_bins = int(np.clip(total / per_bin, _MIN_BINS, _MAX_BINS))
-    levels = np.arange(n_bins + 1) / n_bins
-    top = 0.5 / n_bins
-    while top >= _TOP and top * total >= per_bin * .75:
-        levels = np.append(levels[:-1], [1.0 - top, 1.0])
-        top /= 2
     density = np.maximum(_denoised(counts, noise_std), 0.0)
     # A little mass everywhere: levels then always lie at different positions.
     density = density / max(density.sum(), 1e-300) + 1e-6 / CELLS
     below = np.append(0.0, np.cumsum(density)) / density.sum()
+    positions = np.linspace(LOW, HIGH, CELLS + 1)
+
+    fixed = np.arange(1, ECE_BINS) / ECE_BINS
+    fixed = np.interp(score_position(np.log(fixed / (1 - fixed))), positions, below)
+    levels = [0.0, 1.0]
+    top = 0.5 / n_bins
+    while top >= _TOP and top * total >= 0.75 * per_bin:
+        levels.append(1.0 - top)
+        top /= 2
+    for candidates, gap in ((fixed, 0.2), (np.arange(1, n_bins) / n_bins, 0.4)):
+        for level in candidates:
+            if min(abs(level - other) for other in levels) >= gap / n_bins:
+                levels.append(float(level))
+    ends = np.sort(levels)
+    shares = np.diff(ends)
     inner = (np.arange(_ATOMS) + 0.5) / _ATOMS
-    atoms = levels[:-1, None] + np.diff(levels)[:, None] * inner
     edges, points = (
-        np.sinh(np.interp(at, below, np.linspace(LOW, HIGH, CELLS + 1)))
-        for at in (levels[1:-1], atoms)
+        np.sinh(np.interp(at, below, positions))
+        for at in (ends[1:-1], ends[:-1, None] + shares[:, None] * inner)
     )
-    return Bins(edges=edges, scores=1 / (1 + np.exp(-points)))
+    return Bins(edges=edges, scores=1 / (1 + np.exp(-points)), shares=shares)
 
 
 def estimates(
@@ -193,22 +207,24 @@ def estimates(
     rng = np.random.default_rng(seed)
     noise = noise_std * rng.standard_normal((draws, 2, len(bins)))
     sampled = np.sqrt(_proper(counts)) * rng.standard_normal(noise.shape)
-    drawn = counts + noise + sampled
+    fine = _refinement(bins)
+    observed = (counts @ fine)[None]
+    drawn = (counts + noise + sampled) @ fine
+    scores = bins.scores.ravel()
 
     def spread(metric: Callable[[Floats], Floats]) -> Estimate:
-        return _estimate(float(metric(counts[None])[0]), metric(drawn))
+        return _estimate(float(metric(observed)[0]), metric(drawn))
 
-    out = {
+    return {
         "auroc": spread(_auroc),
         "auprc": spread(_auprc),
         "recall_at_fpr_1pct": spread(_recall),
         "precision_at_1pct": spread(lambda h: _precision(h, capacity)),
-        "brier": spread(lambda h: _brier(h, bins)),
-        "ece": _ece(counts, noise, sampled, bins),
-        "threshold": spread(lambda h: _threshold(h, bins, capacity)),
+        "brier": spread(lambda h: _brier(h, scores)),
+        "ece": _ece(observed[0], noise @ fine, sampled @ fine, scores),
+        "threshold": _threshold(observed, drawn, bins, capacity),
         "base_rate": spread(lambda h: _ratio(h[:, 1].sum(axis=1), h.sum(axis=(1, 2)))),
     }
-    return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +315,23 @@ def _ratio(a: Floats, b: Floats) -> Floats:
     return out
 
 
+def _refinement(bins: Bins) -> Floats:
+    """Return the linear map from bins to their K parts, shape (B, B K); it keeps every bin's count.
+
+    Inside a bin the density changes linearly between its edges, where it is that of the
+    neighbours: without this, every metric would see a staircase.
+    """
+    b, k = bins.scores.shape
+    density = np.diag(1 / bins.shares)
+    width = bins.shares[:, None]
+    edge = (width[:-1] * density[1:] + width[1:] * density[:-1]) / (width[:-1] + width[1:])
+    edge = np.concatenate([density[:1], edge, density[-1:]])
+    offset = (np.arange(k) + 0.5) / k - 0.5
+    slope = edge[1:] - edge[:-1]  # (B bins, B counts)
+    parts = density[:, None] + slope[:, None] * offset[:, None]  # (B, K, B)
+    return np.asarray((parts * width[:, None] / k).reshape(b * k, b).T)
+
+
 def _from_top(counts: Floats) -> Floats:
     """Return cumulative counts from the highest bin down, from 0 on: shape (..., B + 1)."""
     summed = np.cumsum(counts[..., ::-1], axis=-1)
@@ -358,20 +391,29 @@ def _precision(h: Floats, capacity: float) -> Floats:
     return _ratio(_at(_from_top(h[:, 1]), depth), target)
 
 
-def _threshold(h: Floats, bins: Bins, capacity: float) -> Floats:
-    depth, target = _capacity_depth(h, capacity)
-    atoms = bins.scores.ravel()
-    at = (len(bins) - depth) * bins.scores.shape[1] - 0.5
-    return np.where(target > 0, np.interp(at, np.arange(len(atoms)), atoms), np.nan)
+def _threshold(observed: Floats, drawn: Floats, bins: Bins, capacity: float) -> Estimate:
+    """Return the score at the capacity; the interval ends at the edges of bins.
+
+    Where a score lies inside its bin is a guess, so the interval does not use it.
+    """
+    depth, total = _capacity_depth(observed, capacity)
+    if total[0] <= 0:
+        return Estimate(value=math.nan, low=math.nan, high=math.nan)
+    b, k = bins.scores.shape
+    at = b * k - depth[0] - 0.5
+    value = float(np.interp(at, np.arange(b * k), bins.scores.ravel()))
+    place = b - _capacity_depth(drawn, capacity)[0] / k
+    ends = np.concatenate([[0.0], 1 / (1 + np.exp(-bins.edges)), [1.0]])
+    low = ends[math.floor(np.quantile(place, 0.025))]
+    high = ends[math.ceil(np.quantile(place, 0.975))]
+    return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
 
-def _brier(h: Floats, bins: Bins) -> Floats:
-    negative = h[:, 0] @ (bins.scores**2).mean(axis=1)
-    positive = h[:, 1] @ ((1 - bins.scores) ** 2).mean(axis=1)
-    return _ratio(negative + positive, h.sum(axis=(1, 2)))
+def _brier(h: Floats, scores: Floats) -> Floats:
+    return _ratio(h[:, 0] @ scores**2 + h[:, 1] @ (1 - scores) ** 2, h.sum(axis=(1, 2)))
 
 
-def _ece(counts: Floats, noise: Floats, sampled: Floats, bins: Bins) -> Estimate:
+def _ece(counts: Floats, noise: Floats, sampled: Floats, scores: Floats) -> Estimate:
     """Find the errors under which the observed sum of noisy |gaps| is typical.
 
     Noise inflates |gap|, so errors are `scale` times the gaps' shape, and the interval holds the
@@ -380,11 +422,9 @@ def _ece(counts: Floats, noise: Floats, sampled: Floats, bins: Bins) -> Estimate
     total = counts.sum()
     if total <= 0:
         return Estimate(value=math.nan, low=math.nan, high=math.nan)
-    b, k = bins.scores.shape
-    group = np.minimum((bins.scores * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    share = (group[:, :, None] == np.arange(ECE_BINS)) / k  # (B, K, ECE_BINS)
-    mass, score = share.sum(axis=1), (share * bins.scores[:, :, None]).sum(axis=1)
-    to_gap = np.stack([score, score - mass])  # (2, B, ECE_BINS)
+    group = np.minimum((scores * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    member = (group[:, None] == np.arange(ECE_BINS)).astype(np.float64)
+    to_gap = np.stack([scores[:, None] * member, (scores[:, None] - 1) * member])
     gap, noisy, random = (np.tensordot(x, to_gap, 2) for x in (counts, noise, sampled))
     observed = np.abs(gap).sum()
     shape = np.sqrt(np.maximum(gap**2 - noisy.var(axis=0), 0.0)) + 0.25 * noisy.std(axis=0)
