@@ -111,6 +111,7 @@ class Site:
             settings = yaml.load((folder / SITE).read_text(), Loader=_LOADER)
             path = Path(settings["data"])
             shard = Shard(
+                unit=policy.unit,
                 path=path if path.is_absolute() else folder / path,
                 schema=Schema.from_dict(settings["schema"]),
                 key=bytes.fromhex((folder / KEY).read_text().strip()),

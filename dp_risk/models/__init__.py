@@ -20,7 +20,11 @@ class Model(Protocol):
     """The public constructor of a module: it sees the coding, never the data."""
 
     def build(self, coding: Coding) -> nn.Module:
-        """Return a module whose forward takes (codes, values) and returns logits, shape (n,)."""
+        """Return a module whose forward takes (codes, values) and returns a logit a record.
+
+        Codes have shape (..., slots), values (..., n_values) and logits (...): records, or
+        accounts x records. The first axis is the unit, and units never see each other.
+        """
         ...
 
 

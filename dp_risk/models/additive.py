@@ -24,9 +24,9 @@ class _Additive(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        one = torch.ones(len(codes), 1, dtype=values.dtype)
+        one = torch.ones(*codes.shape[:-1], 1, dtype=values.dtype)
         logits: torch.Tensor = self.terms(codes, values * self.value_scale) + self.bias(one)
-        return logits.squeeze(1)
+        return logits.squeeze(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,11 +32,11 @@ class CodeSum(nn.Module):
                 nn.init.normal_(layer.weight, std=std) if std else nn.init.zeros_(layer.weight)
 
     def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Return shape (n, width) for codes (n, slots) and values (n, n_values)."""
+        """Return shape (..., width) for codes (..., slots) and values (..., n_values)."""
         parts = []
         if self.codes is not None:
             rows = self.codes(codes) * (codes != 0).unsqueeze(-1)
-            parts.append(rows.sum(1))
+            parts.append(rows.sum(-2))
         if self.values is not None:
             parts.append(self.values(values))
         total: torch.Tensor = sum(parts[1:], parts[0])

@@ -23,7 +23,7 @@ class _Mlp(nn.Module):
         self.rest = nn.Sequential(*layers, nn.Tanh(), nn.Linear(width, 1))
 
     def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.rest(self.first(codes, values)).squeeze(1)
+        logits: torch.Tensor = self.rest(self.first(codes, values)).squeeze(-1)
         return logits
 
 

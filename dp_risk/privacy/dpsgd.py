@@ -1,15 +1,17 @@
 """DP-SGD steps through Opacus (Abadi et al. 2016, Algorithm 1), as a mechanism.
 
 Opacus computes per-unit gradients and owns the step; clipping and summing happen in float64 with
-non-finite units contributing zero, and the noise is integer noise on a grid.
+malformed units contributing zero, and the noise is integer noise on a grid. A unit may be an account
+of many records: its loss is the mean over them, and its gradient is what is clipped.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,10 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
+from dp_risk.privacy.units import Units, chunks, mean_losses, sound
+
+# A site's own log: what is malformed in its rows never leaves.
+LOG = logging.getLogger("dp_risk.site")
 
 # Opacus' hooks are meant to fire on inputs without gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -31,17 +37,9 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 # others' gradients a little. Bounded weights keep that far below the margin.
 _CLIP_MARGIN = 1 - 1e-3
 _MAX_WEIGHT = 1e3
+# Bounds of what is in memory at once: records, and coordinates of per-unit gradients.
 _PHYSICAL_BATCH = 4096
-
-
-class Units(Protocol):
-    """Private units: anything indexable by unit."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, index: NDArray[np.int64]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Return the model's inputs and the labels of some units."""
-        ...
+_GRADIENT_CELLS = 2**25
 
 
 class _GridOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -108,7 +106,7 @@ class DPSGD:
     -------
     Sensitivity of each step: `clip_norm` under adding or removing one unit (before rounding, which
     `Grid` accounts for). Event: steps x PoissonSampled(sampling_rate, Gaussian(noise_multiplier)).
-    A unit whose gradient is not finite contributes zero. With `noise_multiplier` 0 nothing is
+    A unit that the model cannot read, or whose gradient is not finite, contributes zero. With `noise_multiplier` 0 nothing is
     clipped, nothing is added and nothing is protected.
 
     Parameters
@@ -200,15 +198,62 @@ class DPSGD:
         index = poisson_sample(len(units), self.sampling_rate, randomness)
         for p in optimizer.params:
             p.summed_grad = torch.zeros_like(p)
-        for start in range(0, len(index), _PHYSICAL_BATCH):
-            inputs, labels = units.batch(index[start : start + _PHYSICAL_BATCH])
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                model(*inputs), labels, reduction="sum"
-            )
-            torch.autograd.backward(loss)
-            optimizer.clip_and_accumulate()
-            for p in optimizer.params:
-                p.grad = None
+        most = _GRADIENT_CELLS // max(1, sum(p.numel() for p in optimizer.params))
+        malformed = 0
+        for chunk in chunks(
+            units.sizes(index),
+            units=max(1, min(_PHYSICAL_BATCH, most)),
+            records=_PHYSICAL_BATCH,
+        ):
+            malformed += _add(model, optimizer, units, index[chunk])
+        if malformed:
+            LOG.warning("%d malformed units contribute zero to a step", malformed)
+
+
+def _add(
+    model: GradSampleModule, optimizer: _GridOptimizer, units: Units, index: NDArray[np.int64]
+) -> int:
+    """Add the clipped gradients of some units; return how many units could not be read."""
+    try:
+        read = _backward(model, units, index)
+    except Exception as error:
+        LOG.debug("a batch of %d units raised %s", len(index), type(error).__name__)
+        read = None
+    if read is None:
+        # One bad unit takes nobody along: look for it in either half.
+        _forget(model)
+        if len(index) == 1:
+            return 1
+        half = len(index) // 2
+        return sum(_add(model, optimizer, units, part) for part in (index[:half], index[half:]))
+    if read:
+        # A model that flattens accounts into records would have its records clipped instead.
+        if any(len(p.grad_sample) != read for p in optimizer.params):
+            raise RuntimeError("per-unit gradients of another number than the units")
+        optimizer.clip_and_accumulate()
+        for p in optimizer.params:
+            p.grad = None
+    return len(index) - read
+
+
+def _backward(model: GradSampleModule, units: Units, index: NDArray[np.int64]) -> int:
+    """Leave the gradient of each unit that can be read in `grad_sample`; return their number."""
+    tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    batch = sound(units.batch(index), units=len(index), codes=max(tables, default=2**62))
+    if len(batch.labels):
+        torch.autograd.backward(mean_losses(model(*batch.inputs), batch).sum())
+    return len(batch.labels)
+
+
+def _forget(model: GradSampleModule) -> None:
+    """Drop what Opacus holds of a pass that was not finished."""
+    for module in model.modules():
+        for name in ("activations", "max_batch_len"):
+            module.__dict__.pop(name, None)
+    for p in model.parameters():
+        p.__dict__.pop("_current_grad_sample", None)
+        p._forward_counter = 0
+        p.grad_sample = p.grad = None
 
 
 def dimension(module: nn.Module) -> int:

@@ -20,6 +20,7 @@ from dp_risk.privacy.randomness import Randomness
 
 _MIN_CLIP_NORM = 1e-100
 _MIN_BITS, _MAX_BITS = 20, 24
+_MAX_STEPS = 2.0**62
 # Comparisons are exact to 2**-128; what is cut off lies beyond 10 standard deviations.
 _SAMPLER_DISTANCE = 2.0**-78
 
@@ -192,6 +193,7 @@ class Grid:
         ndarray of float64, shape (dimension,)
             A multiple of `step` in every coordinate.
         """
-        steps = np.rint(total / self.step).astype(np.int64)
+        # Beyond what an integer holds a sum would wrap round; clipping moves nobody further apart.
+        steps = np.clip(np.rint(total / self.step), -_MAX_STEPS, _MAX_STEPS).astype(np.int64)
         noise = discrete_gaussian(self.bits, len(steps), randomness)
         return (steps + noise).astype(np.float64) * self.step

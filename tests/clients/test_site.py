@@ -111,7 +111,8 @@ def test_coded_rows_are_made_once(site: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_batch_has_labels_and_values_in_double_precision(site: Path) -> None:
     coded = Site.open(site).shard.train
-    (codes, values), labels = TrainingUnits(coded).batch(np.array([3, 1]))
+    batch = TrainingUnits(coded).batch(np.array([3, 1]))
+    (codes, values), labels = batch.inputs, batch.labels
     assert codes.shape[0] == values.shape[0] == labels.shape[0] == 2
     assert str(labels.dtype) == str(values.dtype) == "torch.float64"
     assert labels.tolist() == coded.labels[[3, 1]].tolist()
@@ -181,9 +182,10 @@ def test_a_release_without_noise_is_the_exact_sum_of_gradients(public_site: Path
     model = module()
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 0.1)
-    inputs, labels = units.batch(np.arange(len(coded)))
-    logits = model(*inputs)
-    torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum").backward()
+    batch = units.batch(np.arange(len(coded)))
+    torch.nn.functional.binary_cross_entropy_with_logits(
+        model(*batch.inputs), batch.labels, reduction="sum"
+    ).backward()
     assert training_units(public_site) > 200
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None

@@ -15,6 +15,7 @@ from dp_risk.data.schema import Categorical, Label, Numeric, Schema, Text
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.units import Batch
 
 SCHEMA = Schema(
     name="t",
@@ -45,7 +46,10 @@ class Rows:
     def batch(self, index: Any) -> Any:
         self.asked.append(len(index))
         i = torch.as_tensor(index)
-        return (self.codes[i], self.values[i]), self.labels[i]
+        return Batch(inputs=(self.codes[i], self.values[i]), labels=self.labels[i])
+
+    def sizes(self, index: Any) -> Any:
+        return np.ones(len(index), dtype=np.int64)
 
     def plus(self, other: Rows) -> Rows:
         """Return these units followed by others."""

@@ -19,7 +19,7 @@ def state(name, seed, **options):
 
 @every_model
 def test_one_logit_a_unit_in_float64(name):
-    (codes, values), _ = rows(7).batch(np.arange(7))
+    codes, values = rows(7).batch(np.arange(7)).inputs
     model = models.build(name, {}, CODING, 1)
     assert model(codes, values).shape == (7,)
     assert model(codes, values).dtype == torch.float64
@@ -54,7 +54,7 @@ def test_building_leaves_the_global_generator_alone(name):
 @given(st.integers(0, 2**32), st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
 def test_units_do_not_see_each_other(name, seed, count):
-    (codes, values), _ = rows(count, seed).batch(np.arange(count))
+    codes, values = rows(count, seed).batch(np.arange(count)).inputs
     model = models.build(name, {}, CODING, 1)
     together = model(codes, values)
     alone = torch.cat([model(codes[i : i + 1], values[i : i + 1]) for i in range(count)])
@@ -63,7 +63,7 @@ def test_units_do_not_see_each_other(name, seed, count):
 
 @every_model
 def test_the_order_of_text_codes_does_not_matter(name):
-    (codes, values), _ = rows(9).batch(np.arange(9))
+    codes, values = rows(9).batch(np.arange(9)).inputs
     text = [i for i, slot in enumerate(CODING.slot_names) if "#" in slot]
     turned = codes.clone()
     turned[:, text] = codes[:, text[::-1]]

@@ -32,8 +32,10 @@ def by_hand(model, units, clip):
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     norms = []
     for i in range(len(units)):
-        inputs, label = units.batch(np.array([i]))
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(*inputs), label)
+        batch = units.batch(np.array([i]))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            model(*batch.inputs), batch.labels
+        )
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         factor = 1.0 if clip is None else min(1.0, clip * MARGIN / max(norm, 1e-300))
