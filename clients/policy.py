@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from dp_risk.privacy.account import Account
 from dp_risk.privacy.plan import Plan
-from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Trust, Unit
+from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Split, Trust, Unit
 
 _MOST_UNITS = 10**7
 
@@ -105,6 +106,19 @@ class Policy:
         # Through JSON, which makes plain strings of enumerations and lists of tuples.
         data = json.loads(json.dumps(dataclasses.asdict(self)))
         path.write_text(yaml.safe_dump(data, sort_keys=False))
+
+    @property
+    def account(self) -> Account:
+        """The ledger account that the policy is about."""
+        return Account(
+            dataset=self.dataset,
+            unit=self.unit,
+            adjacency=self.adjacency,
+            delta=self.delta,
+            lifetime_epsilon=self.lifetime_epsilon,
+            public=self.public,
+            splits=(Split.TRAIN, Split.HOLDOUT),
+        )
 
     def objections(self, plan: Plan) -> Iterator[str]:
         """Yield every reason to refuse a plan; none means that the policy allows it."""

@@ -1,6 +1,7 @@
 """One site: policy, shard and ledger in one folder, and what it answers.
 
-The folder holds `policy.yaml`, `site.yaml` (where the rows are), `split.key` and `ledger.sqlite`.
+The folder holds `policy.yaml`, `site.yaml` (where the rows are), `split.key`, `site.key` (which
+signs) and `ledger.sqlite`.
 Everything that a site knows between two messages is in there.
 """
 
@@ -20,23 +21,25 @@ from clients.policy import Policy
 from clients.shard import Shard, TrainingUnits
 from dp_risk import models
 from dp_risk.data.schema import Schema
+from dp_risk.privacy import keys
 from dp_risk.privacy.accounting import epsilon
 from dp_risk.privacy.dpsgd import DPSGD, dimension, load_weights
 from dp_risk.privacy.gaussian import GaussianCount
-from dp_risk.privacy.ledger import Account, Ledger
+from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
-from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split
+from dp_risk.types import ConfigurationError, RandomnessKind, Refused
 
 LOG = logging.getLogger("dp_risk.site")
 # The safe loader written in C where PyYAML has it: a site is opened for every message.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-POLICY, SITE, KEY, LEDGER, PLAN = (
+POLICY, SITE, KEY, SIGNING, LEDGER, PLAN = (
     "policy.yaml",
     "site.yaml",
     "split.key",
+    "site.key",
     "ledger.sqlite",
     "plan.json",
 )
@@ -55,7 +58,7 @@ class Site:
     shard : Shard
         Its rows.
     ledger : Ledger
-        Its ledger of the training split.
+        Its ledger.
     """
 
     folder: Path
@@ -87,16 +90,8 @@ class Site:
             )
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"{folder}: not a site: {error!r}") from None
-        account = Account(
-            dataset=policy.dataset,
-            split=Split.TRAIN,
-            unit=policy.unit,
-            adjacency=policy.adjacency,
-            delta=policy.delta,
-            lifetime_epsilon=policy.lifetime_epsilon,
-            public=policy.public,
-        )
-        ledger = Ledger.open(folder / LEDGER, account)
+        key = keys.load_or_create(folder / SIGNING)
+        ledger = Ledger.open(folder / LEDGER, policy.account, key=key)
         return cls(folder=folder, policy=policy, shard=shard, ledger=ledger)
 
     @cached_property

@@ -12,14 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from dp_risk.cli.training import load_model
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.models.additive import shapes
+from dp_risk.privacy import keys as keyring
 from dp_risk.privacy.release import canonical
 from dp_risk.report.facts import build
 from dp_risk.report.render import render
@@ -120,17 +117,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _signing_key() -> Ed25519PrivateKey:
+def _signing_key() -> keyring.Key:
     """Return this user's signing key, made on first use."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    path = home / "dp-risk" / "signing.key"
-    if path.exists():
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
-    key = Ed25519PrivateKey.generate()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-        handle.write(key.private_bytes_raw().hex())
-    return key
+    return keyring.load_or_create(home / "dp-risk" / "signing.key")
 
 
 def sign(folder: Path) -> None:
@@ -140,17 +130,34 @@ def sign(folder: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _MANIFEST
     }
-    body = {"schema_version": SCHEMA_VERSION, "files": files}
     key = _signing_key()
-    public = key.public_key().public_bytes(
-        serialization.Encoding.Raw, serialization.PublicFormat.Raw
-    )
-    signed = {
-        **body,
-        "public_key": public.hex(),
-        "signature": base64.b64encode(key.sign(canonical(body))).decode(),
+    body = {
+        "schema_version": _MANIFEST_VERSION,
+        "files": files,
+        "public_key": keyring.public_hex(key),
     }
-    (folder / _MANIFEST).write_text(json.dumps(signed, indent=2) + "\n")
+    signature = keyring.sign(key, _CONTEXT, canonical(body))
+    (folder / _MANIFEST).write_text(_text({**body, "signature": signature}))
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def trusted(keys: Path, public: str) -> bool:
+    """Whether a public key is in a file of trusted ones, one in hexadecimal a line.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read.
+    """
+    try:
+        return public in keys.read_text().split()
+    except OSError as error:
+        raise ConfigurationError(f"{keys}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigurationError(f"{keys}: not a file of keys") from None
 
 
 def verify(folder: Path, keys: Path | None) -> list[str]:
