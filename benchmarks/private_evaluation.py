@@ -76,9 +76,9 @@ def repeat(
     n_bins = []
     for seed in range(repetitions):
         counts = [
-            np.histogram(
-                places[site == s], CELLS, (LOW, HIGH), weights=holdout.weights[site == s]
-            )[0].astype(float)
+            np.histogram(places[site == s], CELLS, (LOW, HIGH), weights=holdout.weights[site == s])[
+                0
+            ].astype(float)
             for s in range(sites)
         ]
         bins = choose_bins(*noisy(counts, 1 / (mu * math.sqrt(score_share))))
@@ -89,9 +89,7 @@ def repeat(
             for s in range(sites)
         ]
         total, std = noisy(counts, 1 / (mu * math.sqrt(1 - score_share)))
-        result = estimates(
-            total.reshape(2, -1), bins, noise_std=std, draws=1000, seed=seed
-        )
+        result = estimates(total.reshape(2, -1), bins, noise_std=std, draws=1000, seed=seed)
         for name, e in result.items():
             found.setdefault(name, []).append((e.value, e.low, e.high))
     return {name: np.array(rows) for name, rows in found.items()}, float(np.mean(n_bins))
@@ -126,7 +124,9 @@ def holdouts() -> list[Holdout]:
             cases.append(Holdout(name=name, labels=labels, logits=logits, weights=ones))
     adult = cases[0]
     negatives = adult.labels == 0
-    keep = negatives | (rng.random(len(negatives)) < 0.03 / 0.97 * negatives.sum() / (~negatives).sum())
+    keep = negatives | (
+        rng.random(len(negatives)) < 0.03 / 0.97 * negatives.sum() / (~negatives).sum()
+    )
     cases.append(
         Holdout(
             name="adult with 3 % positives, logistic",
@@ -165,7 +165,12 @@ def main(arguments: list[str]) -> None:
         truth = exact(holdout)
         if (holdout.weights == 1).all():
             p = 1 / (1 + np.exp(-holdout.logits))
-            print({k: round(v.value - truth[k], 4) for k, v in evaluate(holdout.labels, p, bootstrap=0).items()})
+            print(
+                {
+                    k: round(v.value - truth[k], 4)
+                    for k, v in evaluate(holdout.labels, p, bootstrap=0).items()
+                }
+            )
         for sites in options.sites:
             found, n_bins = repeat(
                 holdout,
@@ -174,8 +179,12 @@ def main(arguments: list[str]) -> None:
                 mu=mu,
                 score_share=options.score_share,
             )
-            print(f"\n{holdout.name}; {len(holdout.labels)} rows, {sites} site(s), {n_bins:.1f} bins")
-            print(f"{'metric':20}{'exact':>8}{'rms':>8}{'bias':>8}{'width':>8}{'covered':>9}{'low/high misses':>17}")
+            print(
+                f"\n{holdout.name}; {len(holdout.labels)} rows, {sites} site(s), {n_bins:.1f} bins"
+            )
+            print(
+                f"{'metric':20}{'exact':>8}{'rms':>8}{'bias':>8}{'width':>8}{'covered':>9}{'low/high misses':>17}"
+            )
             for name, rows in found.items():
                 value, low, high = rows.T
                 error = value - truth[name]
@@ -183,7 +192,7 @@ def main(arguments: list[str]) -> None:
                 print(
                     f"{name:20}{truth[name]:8.4f}{np.sqrt(np.mean(error**2)):8.4f}"
                     f"{error.mean():8.4f}{(high - low).mean():8.4f}"
-                    f"{np.mean((low <= truth[name]+1e-9) & (truth[name]-1e-9 <= high)):9.2f}{above:8.2f}/{below:.2f}"
+                    f"{np.mean((low <= truth[name] + 1e-9) & (truth[name] - 1e-9 <= high)):9.2f}{above:8.2f}/{below:.2f}"
                 )
 
 

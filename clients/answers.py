@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dp_risk.evaluation.private import CELLS, HIGH, LOW, Bins, score_position
-
 from clients.shard import Shard
 from dp_risk import models
+from dp_risk.evaluation.private import CELLS, HIGH, LOW, score_cells, score_position
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram, GaussianQuantiles
 from dp_risk.privacy.mechanism import Arrays
@@ -17,7 +16,7 @@ from dp_risk.types import Split
 
 
 def compute(
-    plan: Plan, purpose: str, shard: Shard, module: Any, bins: Bins | None, randomness: Randomness
+    plan: Plan, purpose: str, shard: Shard, module: Any, edges: Any, randomness: Randomness
 ) -> Arrays:
     """Return the noisy output of one paid round.
 
@@ -31,8 +30,8 @@ def compute(
         The site's rows.
     module : Module or None
         The model with the round's weights, where the purpose has one.
-    bins : Bins or None
-        Public bins of an evaluation.
+    edges : ndarray or None
+        Public edges of an evaluation's bins, in logits, shape (bins - 1,).
     randomness : Randomness
         Bits for sampling and noise.
     """
@@ -56,7 +55,6 @@ def compute(
             low=LOW, high=HIGH, cells=CELLS, noise_multiplier=plan.score_bins_noise
         )
         return positions((units, score_position(logits)), randomness)
-    if bins is None:
-        raise ValueError("an evaluation needs bins")
-    histogram = GaussianHistogram(cells=2 * len(bins), noise_multiplier=plan.evaluation_noise)
-    return histogram((units, bins.cells(logits, rows.labels)), randomness)
+    cells = 2 * (len(edges) + 1)
+    histogram = GaussianHistogram(cells=cells, noise_multiplier=plan.evaluation_noise)
+    return histogram((units, score_cells(edges, logits, rows.labels)), randomness)

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from dp_risk.privacy.account import Account
 from dp_risk.privacy.plan import PURPOSES, Plan
-from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Trust, Unit
+from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Split, Trust, Unit
 
 _MOST_UNITS = 10**7
 
@@ -120,15 +121,15 @@ class Policy:
         ):
             if one not in list(known):
                 raise ConfigurationError(f"policy: {name}: {one} is not one of {_words(known)}")
-        for name, known in (
+        for name, values in (
             ("purposes", PURPOSES),
             ("trusts", (Trust.LOCAL, Trust.NONE)),
             ("randomness", RandomnessKind),
         ):
             for value in getattr(self, name):
-                if value not in list(known):
+                if value not in list(values):
                     raise ConfigurationError(
-                        f"policy: {name}: {value} is not one of {_words(known)}"
+                        f"policy: {name}: {value} is not one of {_words(values)}"
                     )
         if not 0 < self.delta < 1:
             raise ConfigurationError(f"policy: delta: {self.delta:g} is not between 0 and 1")
@@ -182,6 +183,19 @@ class Policy:
             lines += textwrap.wrap(_COMMENTS[name], 96, initial_indent="# ", subsequent_indent="# ")
             lines += [yaml.safe_dump({name: value}, sort_keys=False, width=96).rstrip(), ""]
         path.write_text("\n".join(lines))
+
+    @property
+    def account(self) -> Account:
+        """What the policy fixes in the ledger."""
+        return Account(
+            dataset=self.dataset,
+            unit=self.unit,
+            adjacency=self.adjacency,
+            delta=self.delta,
+            lifetime_epsilon=self.lifetime_epsilon,
+            public=self.public,
+            splits=(Split.TRAIN, Split.HOLDOUT) if self.stable_ids else (Split.BOTH,),
+        )
 
     def objections(self, plan: Plan) -> Iterator[str]:
         """Yield every reason to refuse a plan; none means that the policy allows it."""

@@ -15,34 +15,37 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-from dp_risk.evaluation.private import Bins
+from numpy.typing import NDArray
 
 from clients.answers import compute
 from clients.policy import Policy
 from clients.shard import Shard
 from dp_risk import models
 from dp_risk.data.schema import Schema
+from dp_risk.evaluation.private import checked_edges
 from dp_risk.privacy import keys
 from dp_risk.privacy.dpsgd import dimension, load_weights
-from dp_risk.privacy.ledger import Account, Ledger
+from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
-from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split
+from dp_risk.types import ConfigurationError, RandomnessKind, Refused
 
 LOG = logging.getLogger("dp_risk.site")
 # The safe loader written in C where PyYAML has it: a site is opened for every message.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-POLICY, SITE, KEY, LEDGER, PLAN = (
+POLICY, SITE, KEY, SIGNING, LEDGER, PLAN = (
     "policy.yaml",
     "site.yaml",
     "split.key",
+    "site.key",
     "ledger.sqlite",
     "plan.json",
 )
-SIGNING_KEY, PUBLIC_KEY = "site.key", "site.pub"
+PUBLIC_KEY = "site.pub"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +95,7 @@ class Site:
         (folder / SITE).write_text(yaml.safe_dump(about, sort_keys=False))
         with os.fdopen(os.open(folder / KEY, os.O_WRONLY | os.O_CREAT, 0o600), "w") as handle:
             handle.write(split_key.hex())
-        key = keys.load_or_create(folder / SIGNING_KEY)
+        key = keys.load_or_create(folder / SIGNING)
         (folder / PUBLIC_KEY).write_text(f"{policy.site}: {keys.public_hex(key)}\n")
 
     @classmethod
@@ -115,23 +118,13 @@ class Site:
                 path=path if path.is_absolute() else folder / path,
                 schema=Schema.from_dict(settings["schema"]),
                 key=bytes.fromhex((folder / KEY).read_text().strip()),
-                unit=policy.unit,
                 holdout=float(settings["holdout"]),
                 cache=folder / "coded",
             )
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"{folder}: not a site: {error!r}") from None
-        account = Account(
-            dataset=policy.dataset,
-            splits=(Split.TRAIN, Split.HOLDOUT) if policy.stable_ids else (Split.BOTH,),
-            unit=policy.unit,
-            adjacency=policy.adjacency,
-            delta=policy.delta,
-            lifetime_epsilon=policy.lifetime_epsilon,
-            public=policy.public,
-        )
-        key = keys.load_or_create(folder / SIGNING_KEY)
-        ledger = Ledger.open(folder / LEDGER, account, key=key)
+        key = keys.load_or_create(folder / SIGNING)
+        ledger = Ledger.open(folder / LEDGER, policy.account, key=key)
         return cls(folder=folder, policy=policy, shard=shard, ledger=ledger)
 
     @cached_property
@@ -176,7 +169,7 @@ class Site:
             "accounts": {
                 split: dataclasses.asdict(balance) for split, balance in state.balances.items()
             },
-            "amendments": [dict(amendment) for amendment in self.ledger.amendments()],
+            "amendments": [dataclasses.asdict(amendment) for amendment in self.ledger.amendments()],
             "retired": state.retired,
             "ledger_head": state.head,
             "ledger_signature": state.signature,
@@ -278,7 +271,7 @@ class Site:
             the ledger says no.
         """
         plan = self._plan(plan_digest)
-        module, bins = None, None
+        module, inner = None, None
         if purpose == COUNTS:
             if weights:
                 raise Refused("weights where none belong")
@@ -289,7 +282,7 @@ class Site:
             except ValueError as error:
                 raise Refused(str(error)) from None
         if purpose == EVALUATION:
-            bins = _bins(edges)
+            inner = _edges(edges)
         elif edges is not None:
             raise Refused("bins where none belong")
         stored = self.ledger.pay(
@@ -298,18 +291,16 @@ class Site:
         if stored is not None:
             return stored
         randomness = self._randomness(plan, purpose, round)
-        arrays = compute(plan, purpose, self.shard, module, bins, randomness)
+        arrays = compute(plan, purpose, self.shard, module, inner, randomness)
         return self.ledger.mint(run=plan.run, purpose=purpose, round=round, arrays=arrays)
 
 
-def _bins(edges: Any) -> Bins:
-    plain = isinstance(edges, list) and all(type(edge) in (int, float) for edge in edges)
+def _edges(asked: Any) -> NDArray[np.float64]:
+    if not isinstance(asked, list) or not all(type(edge) is float for edge in asked):
+        raise Refused("the edges of bins are a list of numbers")
+    if not 1 <= len(asked) < MAX_CELLS // 2:
+        raise Refused("too few bins, or too many")
     try:
-        if not plain:
-            raise ValueError("edges are a list of numbers")
-        bins = Bins.of(edges)
-    except ValueError as error:
-        raise Refused(f"no bins: {error}") from None
-    if 2 * len(bins) > MAX_CELLS:
-        raise Refused("too many bins")
-    return bins
+        return checked_edges(asked)
+    except ConfigurationError as error:
+        raise Refused(str(error)) from None

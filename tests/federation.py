@@ -17,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import make_app
 from clients.policy import Policy
-from clients.site import SIGNING_KEY, Site
+from clients.site import SIGNING, Site
 from dp_risk import models, wire
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
@@ -90,7 +90,7 @@ def make_site(folder: Path, table: pa.Table, rules: Policy) -> Path:
     """Write a site's folder; the keys are the same at every site."""
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "rows.parquet")
-    (folder / SIGNING_KEY).write_text("09" * 32)
+    (folder / SIGNING).write_text("09" * 32)
     Site.create(
         folder,
         policy=rules,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dp_risk import __version__
+from dp_risk.cli.ledger import add_verbs
 from dp_risk.types import ConfigurationError, DpRiskError
 
 if TYPE_CHECKING:
@@ -189,13 +190,7 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
     kinds = ledger.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    verb = add(kinds, "show", "spent, left and history", "ledger show runs/sites/mine/site-00")
-    verb.add_argument("site", type=Path, metavar="SITE", help="the site's folder")
-    verb.add_argument("--json", action="store_true", help="as JSON")
-    verb.set_defaults(act=_ledger_show)
-    verb = add(kinds, "verify", "check the chain", "ledger verify runs/sites/mine/site-00")
-    verb.add_argument("site", type=Path, metavar="SITE", help="the site's folder")
-    verb.set_defaults(act=_ledger_verify)
+    add_verbs(partial(add, kinds))
 
 
 def _logging(*, verbose: bool) -> None:
@@ -355,56 +350,3 @@ def _site_init(options: argparse.Namespace) -> None:
     )
     for line in init(options.folder, **{name: getattr(options, name) for name in names}):
         print(line)
-
-
-def _ledger_show(options: argparse.Namespace) -> None:
-    from dp_risk.privacy.ledger import Ledger
-
-    ledger = Ledger.open(options.site / "ledger.sqlite")
-    state, account = ledger.state, ledger.account
-    entries = [
-        {"sequence": e.sequence, "time": e.time, "kind": e.kind, **e.body} for e in ledger.entries()
-    ]
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    "schema_version": 1,
-                    "dataset": account.dataset,
-                    "split": account.split,
-                    "unit": account.unit,
-                    "adjacency": account.adjacency,
-                    "delta": account.delta,
-                    "lifetime_epsilon": account.lifetime_epsilon,
-                    "spent_epsilon": state.spent_epsilon,
-                    "left_epsilon": state.left_epsilon,
-                    "filter_order": ledger.filter.order,
-                    "head": state.head,
-                    "open_run": state.open_run,
-                    "entries": entries,
-                },
-                indent=2,
-            )
-        )
-        return
-    print(
-        f"{account.dataset}/{account.split}: lifetime epsilon {state.spent_epsilon:.4g} of "
-        f"{account.lifetime_epsilon:g} spent, {state.left_epsilon:.4g} left, "
-        f"{state.used:.1%} of the filter used (Renyi, order "
-        f"{ledger.filter.order}; delta {account.delta:g}, unit {account.unit}, "
-        f"{account.adjacency})"
-    )
-    for e in entries:
-        if e["kind"] in ("open", "reserve", "close"):
-            spent = ledger.filter.epsilon(float(e["filter"]))
-            run = f"run {e['run']}" if "run" in e else ""
-            print(f"{e['sequence']:6d}  {e['time'][:19]}  {e['kind']:<8} {run:<22} {spent:.4g}")
-    print(f"{state.entries} entries; head {state.head}")
-
-
-def _ledger_verify(options: argparse.Namespace) -> None:
-    from dp_risk.privacy.ledger import Ledger
-
-    ledger = Ledger.open(options.site / "ledger.sqlite")
-    print(f"{ledger.verify()} entries hold; head {ledger.state.head}")
-    print("not checked: whether an older copy was restored (compare heads with the server's)")

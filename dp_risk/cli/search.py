@@ -9,7 +9,7 @@ from typing import Any
 
 from clients.site import LEDGER
 from dp_risk.cli import artefacts
-from dp_risk.privacy.ledger import Ledger
+from dp_risk.privacy.ledger import Ledger, Run
 from dp_risk.privacy.plan import costs
 
 
@@ -40,7 +40,7 @@ class Search:
     """The trials of a sweep, and the ledgers that pay for them."""
 
     trials: list[Trial] = field(default_factory=list)
-    _entries: dict[Path, dict[Path, int]] = field(default_factory=dict)
+    _earlier: dict[Path, dict[Path, set[str]]] = field(default_factory=dict)
 
     def begin(self, overrides: list[str]) -> Trial:
         """Add a trial."""
@@ -49,9 +49,9 @@ class Search:
 
     def watch(self, federation: Path) -> None:
         """Take note of a federation's ledgers before its first trial charges them."""
-        if federation not in self._entries:
-            self._entries[federation] = {
-                path: _entries(path) for path in federation.glob(f"*/{LEDGER}")
+        if federation not in self._earlier:
+            self._earlier[federation] = {
+                path: {run.run for run in _runs(path)[0]} for path in federation.glob(f"*/{LEDGER}")
             }
 
     def cost(self) -> float | None:
@@ -60,8 +60,8 @@ class Search:
         Trials that failed or were interrupted count too. None where nothing is protected.
         """
         totals = [
-            _reserved(path, since=before.get(path, 0))
-            for federation, before in self._entries.items()
+            _reserved(path, without=earlier.get(path, set()))
+            for federation, earlier in self._earlier.items()
             for path in federation.glob(f"*/{LEDGER}")
         ]
         return max((total for total in totals if total is not None), default=None)
@@ -91,23 +91,23 @@ class Search:
         return total
 
 
-def _entries(path: Path) -> int:
+def _runs(path: Path) -> tuple[tuple[Run, ...], float]:
     ledger = Ledger.open(path)
-    entries = ledger.state.entries
-    ledger.close_file()
-    return entries
+    try:
+        return ledger.runs(), ledger.account.delta
+    finally:
+        ledger.close_file()
 
 
-def _reserved(path: Path, *, since: int) -> float | None:
-    ledger = Ledger.open(path)
+def _reserved(path: Path, *, without: set[str]) -> float | None:
+    runs, delta = _runs(path)
     lines = [
         line
-        for schedule in ledger.reservations(since=since)
-        for line in schedule
+        for run in runs
+        if run.run not in without
+        for line in run.schedule
         if line.event.noise_multiplier
     ]
-    delta = ledger.account.delta
-    ledger.close_file()
     return max(costs(lines, delta).values()) if lines else None
 
 

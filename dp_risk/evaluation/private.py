@@ -52,6 +52,44 @@ def score_position(logits: ArrayLike) -> Floats:
     return np.arcsinh(np.asarray(logits, dtype=np.float64))
 
 
+def score_cells(edges: ArrayLike, logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+    """Return the histogram cell of each row: ``label * B + bin``.
+
+    Parameters
+    ----------
+    edges : array_like, shape (B - 1,)
+        Inner edges in logits, strictly increasing. An edge belongs to the bin above it.
+    logits : array_like, shape (n,)
+        Any floats.
+    labels : array_like, shape (n,)
+        0 or 1.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        In [0, 2 B); -1 where the logit is not finite or the label neither 0 nor 1.
+    """
+    inner = np.asarray(edges, dtype=np.float64)
+    z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    usable = np.isfinite(z) & ((y == 0) | (y == 1))
+    bins = np.searchsorted(inner, np.where(usable, z, 0.0), side="right")
+    return np.where(usable, np.where(usable, y, 0).astype(np.int64) * (len(inner) + 1) + bins, -1)
+
+
+def checked_edges(edges: ArrayLike) -> Floats:
+    """Return the inner edges of bins as an array, shape (B - 1,).
+
+    Raises
+    ------
+    ConfigurationError
+        If they are not one axis of finite, strictly increasing numbers.
+    """
+    inner = np.asarray(edges, dtype=np.float64)
+    if inner.ndim != 1 or not (np.isfinite(inner).all() and (np.diff(inner) > 0).all()):
+        raise ConfigurationError("evaluation: the edges of bins must increase")
+    return inner
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bins:
     """Public bins of the logits.
@@ -77,10 +115,8 @@ class Bins:
 
     def __post_init__(self) -> None:
         edges, scores = self.edges, self.scores
-        if edges.ndim != 1 or scores.ndim != 2 or len(scores) != len(edges) + 1:
+        if checked_edges(edges).ndim != 1 or scores.ndim != 2 or len(scores) != len(edges) + 1:
             raise ConfigurationError("evaluation: bins need one row of scores between two edges")
-        if not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
-            raise ConfigurationError("evaluation: the edges of bins must increase")
         if self.shares.shape != (len(scores),) or not (self.shares > 0).all():
             raise ConfigurationError("evaluation: the shares of bins must be positive")
         if not (scores.size and ((scores >= 0) & (scores <= 1)).all()):
@@ -90,24 +126,8 @@ class Bins:
         return len(self.scores)
 
     def cells(self, logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
-        """Return the histogram cell of each row: ``label * B + bin``.
-
-        Parameters
-        ----------
-        logits : array_like, shape (n,)
-            Any floats.
-        labels : array_like, shape (n,)
-            0 or 1.
-
-        Returns
-        -------
-        ndarray of int64, shape (n,)
-            In [0, 2 B); -1 where the logit is not finite or the label neither 0 nor 1.
-        """
-        z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-        usable = np.isfinite(z) & ((y == 0) | (y == 1))
-        bins = np.searchsorted(self.edges, np.where(usable, z, 0.0), side="right")
-        return np.where(usable, np.where(usable, y, 0).astype(np.int64) * len(self) + bins, -1)
+        """Return the histogram cell of each row; see `score_cells`."""
+        return score_cells(self.edges, logits, labels)
 
 
 def choose_bins(histogram: ArrayLike, noise_std: float) -> Bins:
@@ -371,7 +391,7 @@ def _auprc(h: Floats) -> Floats:
     """Average precision, each bin's positives at the mean of the precision before and after."""
     hits, seen = _from_top(h[:, 1]), _from_top(_proper(h.sum(axis=1)))
     precision = _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
-    return _ratio((h[:, 1] [:, ::-1]* np.nan_to_num(precision)).sum(axis=1), hits[:, -1])
+    return _ratio((h[:, 1][:, ::-1] * np.nan_to_num(precision)).sum(axis=1), hits[:, -1])
 
 
 def _recall(h: Floats) -> Floats:

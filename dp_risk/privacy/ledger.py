@@ -1,124 +1,60 @@
-"""The site's own record of every charge: append-only, hash-chained, synced before any compute.
+"""The site's own record of every charge: append-only, signed, synced before any compute.
 
-One SQLite file holds one account: what was fixed when it was opened, the entries, and the answers
-that were released. A run first reserves its whole schedule; each round then pays and releases.
-Rounds that never ran go back to the filter when the run is closed; rounds that paid do not.
+One file holds the accounts of all splits in one chain. A run first reserves its whole schedule;
+each round then pays and releases. Rounds that never ran go back to the filter when the run is
+closed; rounds that paid do not. Nothing here depends on the clock.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
-import json
-import os
-import sqlite3
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
+from dp_risk.privacy import keys, seal
+from dp_risk.privacy.account import Account, Amendment, Balance, State, Terms
 from dp_risk.privacy.accounting import Event, Filter
+from dp_risk.privacy.answers import Answers
+from dp_risk.privacy.chain import GARBLED, Chain, Entry, Verified, check
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
-from dp_risk.privacy.release import Release, arrays_digest, canonical
-from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
-
-SCHEMA_VERSION = 1
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE entry (
-    sequence INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
-    previous TEXT NOT NULL, hash TEXT NOT NULL);
-CREATE INDEX entry_kind ON entry (kind, sequence);
-CREATE TABLE answer (
-    run TEXT, purpose TEXT, round INTEGER, request TEXT NOT NULL, digest TEXT, payload BLOB,
-    PRIMARY KEY (run, purpose, round));
-"""
+from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
-    """What is fixed when a ledger is opened.
+class Run:
+    """What a run reserved, and how many rounds of each purpose it paid."""
 
-    Parameters
-    ----------
-    dataset : str
-        Dataset id of the site's policy; new rows or edits do not open a new account.
-    split : str
-        "train" or "holdout".
-    unit, adjacency : str
-        What epsilon is about.
-    delta : float
-        In (0, 1).
-    lifetime_epsilon : float
-        Budget of everything that will ever be released.
-    public : bool
-        Whether the data is public: only then may a run without noise be answered.
-    """
-
-    dataset: str
-    split: str
-    unit: str
-    adjacency: str
-    delta: float
-    lifetime_epsilon: float
-    public: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the ledger."""
-
-    sequence: int
+    run: str
+    plan: str
     time: str
-    kind: str
-    body: Mapping[str, Any]
-    previous: str
-    hash: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """Where an account stands.
-
-    `*_epsilon` are lifetime (filter) costs, never run costs. Turning Renyi divergence into epsilon
-    adds a constant once, so the first run seems dear and later ones cheap; `used`, in [0, 1], is
-    the part of the filter's capacity that is gone and grows evenly.
-    """
-
-    spent_epsilon: float
-    left_epsilon: float
-    used: float
-    head: str
-    entries: int
-    open_run: str | None
-
-
-def _entry_hash(previous: str, sequence: int, time: str, kind: str, body: str) -> str:
-    return hashlib.sha256(
-        canonical({"p": previous, "s": sequence, "t": time, "k": kind, "b": body})
-    ).hexdigest()
+    schedule: tuple[Purpose, ...]
+    paid: Mapping[str, int]
 
 
 class Ledger:
-    """One account on the site's disk. Open with `Ledger.open`.
+    """The accounts of one site, on its own disk. Open with `Ledger.open`.
 
-    Every method that writes takes SQLite's exclusive write lock, so that two processes on one
-    ledger take turns, and commits with full synchronisation before it returns.
+    The budget in force is the smaller one of the policy's and the chain's. Every file error is a
+    `ConfigurationError` of one line, and then nothing was released.
     """
 
-    def __init__(self, connection: sqlite3.Connection, account: Account, filter: Filter) -> None:
-        self._connection = connection
-        self.account = account
-        self.filter = filter
+    def __init__(self, chain: Chain, terms: Terms, bound: float) -> None:
+        self._chain = chain
+        self._answers = Answers(chain)
+        self._terms = terms
+        self._bound = bound
 
     @classmethod
-    def open(cls, path: Path, account: Account | None = None) -> Ledger:
+    def open(
+        cls, path: Path, account: Account | None = None, *, key: keys.Key | None = None
+    ) -> Ledger:
         """Open a ledger, or create it for `account`.
 
         Parameters
@@ -126,179 +62,189 @@ class Ledger:
         path : Path
             The SQLite file.
         account : Account, optional
-            What the policy says now; None opens an existing ledger to read.
+            What the policy says now; None asks nothing of the policy.
+        key : Key, optional
+            The site's key. Without it the ledger can only be read, and nothing is ever written.
 
         Raises
         ------
         ConfigurationError
-            If the file is missing, unreadable, or of a newer version.
+            If the file is missing, unreadable, or of another version.
         Refused
-            If the ledger was opened for another account: another delta, unit, budget or data set.
+            If the ledger was opened for another account or key, or for a smaller budget.
         """
-        if account is None and not path.exists():
-            raise ConfigurationError(f"{path}: no ledger here")
-        try:
-            connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            found = cls._read_account(connection, path)
-            if found is None:
-                if account is None:
-                    raise ConfigurationError(f"{path}: no ledger here")
-                found = cls._create(connection, account, path)
-        except sqlite3.Error as error:
-            raise ConfigurationError(f"{path}: the ledger cannot be used: {error}") from None
-        stored, filter = found
-        if account is not None and stored != account:
-            for field in dataclasses.fields(Account):
-                was, now = getattr(stored, field.name), getattr(account, field.name)
-                if was != now:
-                    raise Refused(
-                        f"{path}: the ledger was opened with {field.name} {was}, the policy now "
-                        f"says {now}; an account never changes"
-                    )
-        return cls(connection, stored, filter)
 
-    @staticmethod
-    def _read_account(connection: sqlite3.Connection, path: Path) -> tuple[Account, Filter] | None:
-        tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
-        if tables is None:
-            return None
-        meta = dict(connection.execute("SELECT key, value FROM meta"))
-        if "schema_version" not in meta:
-            return None
-        if int(meta["schema_version"]) > SCHEMA_VERSION:
-            raise ConfigurationError(
-                f"{path}: ledger version {meta['schema_version']} is newer than this program "
-                f"understands ({SCHEMA_VERSION})"
+        def opening() -> dict[str, Any]:
+            assert account is not None
+            assert key is not None
+            try:
+                order = Filter.open(account.lifetime_epsilon, account.delta).order
+            except ValueError as error:
+                raise ConfigurationError(f"{path}: {error}") from None
+            terms = Terms(
+                account=account, order=order, key=keys.public_hex(key), pays=account.splits[0]
             )
-        account = Account(**json.loads(meta["account"]))
-        filter = Filter(
-            lifetime_epsilon=account.lifetime_epsilon,
-            delta=account.delta,
-            order=int(meta["order"]),
-        )
-        return account, filter
+            return {**terms.body(), "filter": dict.fromkeys(account.splits, 0.0)}
 
-    @staticmethod
-    def _create(
-        connection: sqlite3.Connection, account: Account, path: Path
-    ) -> tuple[Account, Filter]:
+        chain = Chain.open(path, key=key, opening=None if account is None else opening)
         try:
-            filter = Filter.open(account.lifetime_epsilon, account.delta)
-        except ValueError as error:
-            raise ConfigurationError(f"{path}: {error}") from None
-        salt = os.urandom(32).hex()
-        connection.execute("BEGIN IMMEDIATE")
-        found = Ledger._read_account(connection, path)
-        if found is not None:
-            # Another process opened the same account first.
-            connection.execute("ROLLBACK")
-            return found
-        for statement in _TABLES.split(";"):
-            connection.execute(statement)
-        rows = {
-            "schema_version": str(SCHEMA_VERSION),
-            "account": json.dumps(dataclasses.asdict(account)),
-            "order": str(filter.order),
-            "salt": salt,
-        }
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
-        body = json.dumps({**dataclasses.asdict(account), "order": filter.order, "filter": 0.0})
-        time = _now()
-        hashed = _entry_hash(salt, 0, time, "open", body)
-        connection.execute(
-            "INSERT INTO entry VALUES (0, ?, 'open', ?, ?, ?)", (time, body, salt, hashed)
-        )
-        connection.execute("COMMIT")
-        return account, filter
+            ledger = cls(chain, _terms(chain), math.inf)
+            if key is not None and chain.public_key != ledger.public_key:
+                raise Refused(f"{path}: the ledger belongs to another site key")
+            if account is not None:
+                ledger._fit(account)
+        except BaseException:
+            chain.close()
+            raise
+        return ledger
+
+    def _fit(self, account: Account) -> None:
+        for field in dataclasses.fields(Account):
+            was, now = getattr(self._terms.account, field.name), getattr(account, field.name)
+            if field.name != "lifetime_epsilon" and was != now:
+                raise Refused(
+                    f"{self._chain.path}: the ledger was opened with {field.name} {was}, the "
+                    f"policy now says {now}; an account never changes"
+                )
+        allowed = self._allowed()
+        if account.lifetime_epsilon > allowed:
+            raise Refused(
+                f"{self._chain.path}: the policy says lifetime_epsilon "
+                f"{account.lifetime_epsilon:g}, the ledger {allowed:g}: lower the policy, or sign "
+                "the larger budget with `dp-risk ledger raise`"
+            )
+        self._bound = account.lifetime_epsilon
 
     def close_file(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._chain.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+    @property
+    def public_key(self) -> str:
+        """The site's public key, in hexadecimal."""
+        return self._terms.key
 
-    def _last(self) -> Entry:
-        row = self._connection.execute(
-            "SELECT * FROM entry ORDER BY sequence DESC LIMIT 1"
-        ).fetchone()
-        return _entry(row)
+    def _allowed(self) -> float:
+        raised = self._chain.latest("raise")
+        found = raised.body["lifetime_epsilon"] if raised else self._terms.account.lifetime_epsilon
+        return float(found)
 
-    def _append(self, kind: str, body: Mapping[str, Any]) -> Entry:
-        last = self._last()
-        text, time, sequence = json.dumps(body), _now(), last.sequence + 1
-        hashed = _entry_hash(last.hash, sequence, time, kind, text)
-        row = (sequence, time, kind, text, last.hash, hashed)
-        self._connection.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", row)
-        return _entry(row)
+    @property
+    def account(self) -> Account:
+        """What was fixed at the opening, with the budget in force."""
+        lifetime = min(self._bound, self._allowed())
+        return dataclasses.replace(self._terms.account, lifetime_epsilon=lifetime)
+
+    @property
+    def filter(self) -> Filter:
+        """The filter of every account: its order never changes."""
+        account = self.account
+        return Filter(
+            lifetime_epsilon=account.lifetime_epsilon, delta=account.delta, order=self._terms.order
+        )
 
     def entries(self) -> Iterator[Entry]:
         """Iterate over all entries in order."""
-        for row in self._connection.execute("SELECT * FROM entry ORDER BY sequence"):
-            yield _entry(row)
+        return self._chain.entries()
 
     @property
     def state(self) -> State:
-        """Where the account stands."""
-        last = self._last()
-        spent = self.filter.epsilon(last.body["filter"])
-        reserve = self._open_reservation()
+        """Where the accounts stand."""
+        last, filter = self._chain.last(), self.filter
+        reservation = self._open_reservation()
         return State(
-            spent_epsilon=spent,
-            left_epsilon=max(0.0, self.account.lifetime_epsilon - spent),
-            used=last.body["filter"] / self.filter.capacity,
             head=last.hash,
+            signature=last.signature or "",
             entries=last.sequence + 1,
-            open_run=reserve.body["run"] if reserve else None,
+            open_run=reservation.body["run"] if reservation else None,
+            lifetime_epsilon=filter.lifetime_epsilon,
+            retired=self._retired,
+            balances={
+                split: _balance(filter, spent) for split, spent in self._totals(last).items()
+            },
         )
+
+    @property
+    def _retired(self) -> bool:
+        return self._chain.latest("retire") is not None
+
+    def _totals(self, entry: Entry, name: str = "filter") -> dict[str, float]:
+        value = entry.body[name]
+        if not isinstance(value, Mapping):
+            # Version 1 had one account.
+            value = {self._terms.pays: value}
+        return {split: float(value.get(split, 0.0)) for split in self._terms.account.splits}
 
     def _open_reservation(self) -> Entry | None:
-        row = self._connection.execute(
-            "SELECT * FROM entry WHERE kind IN ('reserve', 'close') ORDER BY sequence DESC LIMIT 1"
-        ).fetchone()
-        entry = _entry(row) if row else None
-        return entry if entry and entry.kind == "reserve" else None
+        reserve, close = self._chain.latest("reserve"), self._chain.latest("close")
+        open = reserve and (close is None or close.sequence < reserve.sequence)
+        return reserve if open else None
 
     def quote(self, schedule: tuple[Purpose, ...]) -> float:
-        """Return the lifetime epsilon that the account would show after a schedule.
+        """Return the lifetime epsilon that the worst account would show after a schedule.
 
         An open reservation of another run is left out: reserving closes it first.
+
+        Raises
+        ------
+        Refused
+            If a line names a split that has no account.
         """
-        spent = self._settled(self._open_reservation(), self._last().body["filter"])
-        return self.filter.epsilon(spent + self._divergence(schedule))
+        after = self._after(self._settled(self._open_reservation()), schedule)
+        return max(self.filter.epsilon(total) for total in after.values())
 
-    def _divergence(self, schedule: tuple[Purpose, ...]) -> float:
-        if any(line.event.noise_multiplier == 0 for line in schedule):
-            return 0.0 if self.account.public else float("inf")
-        return sum(line.rounds * self.filter.cost(line.event) for line in schedule)
+    def _after(
+        self, before: Mapping[str, float], schedule: tuple[Purpose, ...]
+    ) -> dict[str, float]:
+        after, filter = dict(before), self.filter
+        if len({line.name for line in schedule}) < len(schedule):
+            raise Refused("a purpose stands twice in the schedule")
+        for line in schedule:
+            if line.split not in after:
+                raise Refused(f"there is no account of the split {line.split}")
+            if line.event.noise_multiplier:
+                after[line.split] += line.rounds * filter.cost(line.event)
+            elif not self._terms.account.public:
+                after[line.split] = math.inf
+        return after
 
-    def _paid(self, run: str) -> dict[str, int]:
-        return dict(
-            self._connection.execute(
-                "SELECT purpose, COUNT(*) FROM answer WHERE run = ? GROUP BY purpose", (run,)
-            )
-        )
-
-    def _settled(self, reservation: Entry | None, spent: float) -> float:
-        """Return the filter's total once the rounds of a reservation that never ran are back."""
+    def _settled(self, reservation: Entry | None) -> dict[str, float]:
+        """Return the filter's totals once the rounds of a reservation that never ran are back."""
         if reservation is None:
-            return float(spent)
-        paid = self._paid(reservation.body["run"])
-        used = sum(
-            paid.get(line.name, 0) * self.filter.cost(line.event)
-            for line in _schedule(reservation)
-            if line.event.noise_multiplier
+            return self._totals(self._chain.last())
+        paid, filter = self._answers.paid(reservation.body["run"]), self.filter
+        totals = self._totals(reservation, "filter_before")
+        used = dict.fromkeys(totals, 0.0)
+        for line in self._schedule(reservation):
+            if line.event.noise_multiplier:
+                used[line.split] += paid.get(line.name, 0) * filter.cost(line.event)
+        return {split: total + used[split] for split, total in totals.items()}
+
+    def _schedule(self, reservation: Entry) -> tuple[Purpose, ...]:
+        def split(line: Mapping[str, Any]) -> str:
+            known = line.get("split") in self._terms.account.splits
+            return str(line["split"]) if known else self._terms.pays
+
+        return tuple(
+            Purpose(
+                name=line["name"],
+                split=split(line),
+                event=Event.from_dict(line["event"]),
+                rounds=int(line["rounds"]),
+            )
+            for line in reservation.body["schedule"]
         )
-        return float(reservation.body["filter_before"]) + used
+
+    def _reservation(self, run: str) -> Entry | None:
+        found = self._chain.rows(
+            "SELECT sequence FROM entry WHERE kind = 'reserve' AND json_extract(body, '$.run') = ?",
+            run,
+        )
+        return self._chain.at(found[0][0]) if found else None
+
+    def _not_retired(self) -> None:
+        if self._retired:
+            raise Refused("the ledger is retired: nothing is released any more")
 
     def reserve(self, *, run: str, plan_digest: str, schedule: tuple[Purpose, ...]) -> None:
         """Set the whole schedule of a run aside. A run still open is closed first.
@@ -306,36 +252,33 @@ class Ledger:
         Raises
         ------
         Refused
-            If the lifetime budget would be exceeded, or the run id was used before.
+            If a lifetime budget would be exceeded, a line names a split without an account, the
+            run id was used before, or the ledger is retired.
         """
-        with self._transaction():
+        with self._chain.transaction():
+            self._not_retired()
             current = self._open_reservation()
             if current is not None and current.body["run"] == run:
                 if current.body["plan"] == plan_digest:
                     return
                 raise Refused("the run was enrolled with another plan")
-            used = self._connection.execute(
-                "SELECT 1 FROM entry WHERE kind = 'reserve' AND json_extract(body, '$.run') = ?",
-                (run,),
-            ).fetchone()
-            if used:
+            if self._reservation(run) is not None:
                 raise Refused("the run id was used before")
-            runs = self._connection.execute(
-                "SELECT COUNT(*) FROM entry WHERE kind = 'reserve'"
-            ).fetchone()[0]
+            [(runs,)] = self._chain.rows("SELECT COUNT(*) FROM entry WHERE kind = 'reserve'")
             if runs >= MAX_RUNS:
-                raise Refused(f"the account holds {MAX_RUNS} runs, the most there may be")
-            before = self._settled(current, self._last().body["filter"])
-            after = before + self._divergence(schedule)
-            asked = self.filter.epsilon(after)
-            if not asked <= self.account.lifetime_epsilon:
-                left = self.account.lifetime_epsilon - self.filter.epsilon(before)
-                raise Refused(
-                    f"lifetime budget: epsilon {left:.4g} of {self.account.lifetime_epsilon:.4g} "
-                    f"is left, the run would bring the total to {asked:.4g}"
-                )
-            if current is not None:
-                self._append("close", {"run": current.body["run"], "filter": before})
+                raise Refused(f"the ledger holds {MAX_RUNS} runs, the most there may be")
+            before, filter = self._settled(current), self.filter
+            after = self._after(before, schedule)
+            for split, total in after.items():
+                asked = filter.epsilon(total)
+                if not asked <= filter.lifetime_epsilon:
+                    left = max(0.0, filter.lifetime_epsilon - filter.epsilon(before[split]))
+                    raise Refused(
+                        f"lifetime budget of {split}: epsilon {left:.4g} of "
+                        f"{filter.lifetime_epsilon:.4g} is left, the run would bring the total to "
+                        f"{asked:.4g}"
+                    )
+            self._close(current)
             lines = [
                 {
                     "name": line.name,
@@ -345,7 +288,7 @@ class Ledger:
                 }
                 for line in schedule
             ]
-            self._append(
+            self._chain.append(
                 "reserve",
                 {
                     "run": run,
@@ -379,48 +322,44 @@ class Ledger:
         Raises
         ------
         Refused
-            If the run is not open, the round is not in its schedule or out of order, or the round
-            was started before with another request or without a stored answer.
+            If the run is not open, the round is not in its schedule or out of order, the round
+            was started before with another request or without a stored answer, the policy's
+            budget was lowered below what is reserved, or the ledger is retired.
         """
-        with self._transaction():
-            row = self._connection.execute(
-                "SELECT request, digest FROM answer WHERE run = ? AND purpose = ? AND round = ?",
-                (run, purpose, round),
-            ).fetchone()
-            if row is not None:
-                if row[0] != request or row[1] is None:
+        with self._chain.transaction():
+            self._not_retired()
+            known = self._answers.request(run, purpose, round)
+            if known is not None:
+                if known[0] != request or known[1] is None:
                     raise Refused("the round was paid before and cannot be answered again")
-                return self._stored(run, purpose, round)
+                return self._answers.release(run, purpose, round)
             reservation = self._open_reservation()
             if reservation is None or reservation.body["run"] != run:
                 raise Refused("the run is not open")
             if reservation.body["plan"] != plan_digest:
                 raise Refused("another plan than the one that was reserved")
-            line = next((x for x in _schedule(reservation) if x.name == purpose), None)
+            line = next((x for x in self._schedule(reservation) if x.name == purpose), None)
             if line is None or not 0 <= round < line.rounds:
                 raise Refused("the round is not in the reserved schedule")
-            if self._last_round(run, purpose) >= round:
+            if self._answers.last(run, purpose) >= round:
                 raise Refused("the round is out of order")
-            total = self._last().body["filter"]
-            body = {
-                "run": run,
-                "purpose": purpose,
-                "round": round,
-                "request": request,
-                "event": line.event.to_dict(),
-                "filter": total,
-            }
-            self._append("charge", body)
-            self._connection.execute(
-                "INSERT INTO answer VALUES (?, ?, ?, ?, NULL, NULL)", (run, purpose, round, request)
+            totals, filter = self._totals(self._chain.last()), self.filter
+            if filter.epsilon(totals[line.split]) > filter.lifetime_epsilon:
+                raise Refused("the policy's lifetime budget is now below what the run reserved")
+            self._chain.append(
+                "charge",
+                {
+                    "run": run,
+                    "purpose": purpose,
+                    "round": round,
+                    "request": request,
+                    "split": line.split,
+                    "event": line.event.to_dict(),
+                    "filter": totals,
+                },
             )
+            self._answers.place(run, purpose, round, request)
         return None
-
-    def _last_round(self, run: str, purpose: str) -> int:
-        row = self._connection.execute(
-            "SELECT MAX(round) FROM answer WHERE run = ? AND purpose = ?", (run, purpose)
-        ).fetchone()
-        return -1 if row[0] is None else int(row[0])
 
     def mint(
         self, *, run: str, purpose: str, round: int, arrays: Mapping[str, NDArray[Any]]
@@ -434,147 +373,183 @@ class Ledger:
         """
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         digest = arrays_digest(whole)
-        with self._transaction():
-            changed = self._connection.execute(
-                "UPDATE answer SET digest = ?, payload = ? WHERE run = ? AND purpose = ? "
-                "AND round = ? AND digest IS NULL",
-                (digest, safetensors.numpy.save(whole), run, purpose, round),
-            ).rowcount
-            if changed != 1:
-                raise Refused("only a round that is paid and not answered can be released")
-            total = self._last().body["filter"]
+        with self._chain.transaction():
+            totals = self._totals(self._chain.last())
             body = {"run": run, "purpose": purpose, "round": round, "digest": digest}
-            entry = self._append("release", {**body, "filter": total})
+            entry = self._chain.append("release", {**body, "filter": totals})
+            self._answers.store(whole, entry)
         return Release(
             run=run, purpose=purpose, round=round, arrays=whole, digest=digest,
-            ledger_head=entry.hash,
-        )  # fmt: skip
-
-    def _stored(self, run: str, purpose: str, round: int) -> Release:
-        digest, payload = self._connection.execute(
-            "SELECT digest, payload FROM answer WHERE run = ? AND purpose = ? AND round = ?",
-            (run, purpose, round),
-        ).fetchone()
-        if payload is None:
-            raise Refused("the run is closed and its answers are gone")
-        return Release(
-            run=run, purpose=purpose, round=round, arrays=safetensors.numpy.load(payload),
-            digest=digest, ledger_head=str(self.head_at(run=run, purpose=purpose, round=round)),
+            ledger_head=entry.hash, signature=entry.signature or "",
         )  # fmt: skip
 
     def head_at(self, *, run: str, purpose: str, round: int) -> str | None:
         """Return the ledger's head when a round was released, or None."""
-        row = self._connection.execute(
-            "SELECT hash FROM entry WHERE kind = 'release' AND json_extract(body, '$.run') = ? "
-            "AND json_extract(body, '$.purpose') = ? AND json_extract(body, '$.round') = ?",
-            (run, purpose, round),
-        ).fetchone()
-        return None if row is None else str(row[0])
+        entry = self._answers.entry(run, purpose, round)
+        return None if entry is None else entry.hash
+
+    def hash_at(self, sequence: int) -> str | None:
+        """Return the head when an entry was the last, or None when there is no such entry.
+
+        Whoever remembers a head sees by this whether an older copy was restored.
+        """
+        entry = self._chain.at(sequence)
+        return None if entry is None else entry.hash
 
     def released(self, *, run: str, purpose: str, round: int) -> str | None:
         """Return the digest of what was released in a round, or None."""
-        row = self._connection.execute(
-            "SELECT digest FROM answer WHERE run = ? AND purpose = ? AND round = ?",
-            (run, purpose, round),
-        ).fetchone()
-        return None if row is None else row[0]
+        known = self._answers.request(run, purpose, round)
+        return None if known is None else known[1]
 
     def close(self, run: str) -> None:
-        """End a run: give the rounds that never ran back to the filter, drop stored answers."""
-        with self._transaction():
+        """End a run: give rounds that never ran back to the filter, drop answers, seal the file."""
+        with self._chain.transaction():
             current = self._open_reservation()
             if current is None or current.body["run"] != run:
                 return
-            total = self._settled(current, self._last().body["filter"])
-            paid = self._paid(run)
-            self._append("close", {"run": run, "paid": paid, "filter": total})
-            self._connection.execute("UPDATE answer SET payload = NULL WHERE run = ?", (run,))
+            self._close(current)
+        seal.write(self._chain)
+
+    def _close(self, reservation: Entry | None) -> None:
+        if reservation is None:
+            return
+        run, totals = reservation.body["run"], self._settled(reservation)
+        paid = self._answers.paid(run)
+        self._chain.append("close", {"run": run, "paid": paid, "filter": totals})
+        self._answers.drop(run)
+
+    def raise_budget(self, lifetime_epsilon: float, *, by: str, reason: str) -> Amendment:
+        """Sign a larger lifetime budget (docs/decisions/007-amendments.md says what that means).
+
+        A ledger that is open under a policy keeps to the smaller figure of that policy.
+
+        Raises
+        ------
+        Refused
+            If the budget is not larger than now, or the ledger is retired.
+        ConfigurationError
+            If a person or a reason is missing.
+        """
+        with self._chain.transaction():
+            self._not_retired()
+            now = self._allowed()
+            if not now < lifetime_epsilon < math.inf:
+                raise Refused(
+                    f"the lifetime budget is {now:g} already; a smaller one needs no raise, the "
+                    "policy alone lowers it"
+                )
+            body = {"lifetime_epsilon": lifetime_epsilon, "was": now}
+            amendment = self._amend("raise", {**body, "by": by, "reason": reason})
+        seal.write(self._chain)
+        return amendment
+
+    def retire(self, *, by: str, reason: str) -> Amendment:
+        """Close the open run and refuse every release from now on.
+
+        Raises
+        ------
+        Refused
+            If the ledger is retired already.
+        ConfigurationError
+            If a person or a reason is missing.
+        """
+        with self._chain.transaction():
+            self._not_retired()
+            self._close(self._open_reservation())
+            body = {"lifetime_epsilon": self._allowed(), "by": by, "reason": reason}
+            amendment = self._amend("retire", body)
+        seal.write(self._chain)
+        return amendment
+
+    def _amend(self, kind: str, body: Mapping[str, Any]) -> Amendment:
+        totals = self._totals(self._chain.last())
+        return _amendment(self._chain.append(kind, {**body, "filter": totals}))
+
+    def amendments(self) -> tuple[Amendment, ...]:
+        """Return every raise, and the retirement: they go into every later report."""
+        found = (*self._chain.of("raise"), *self._chain.of("retire"))
+        return tuple(_amendment(entry) for entry in found)
 
     def charged(self, run: str) -> tuple[Purpose, ...]:
         """Return what a run has paid so far, one line a purpose."""
-        row = self._connection.execute(
-            "SELECT * FROM entry WHERE kind = 'reserve' AND json_extract(body, '$.run') = ?", (run,)
-        ).fetchone()
-        if row is None:
+        reservation = self._reservation(run)
+        if reservation is None:
             return ()
-        paid = self._paid(run)
+        paid = self._answers.paid(run)
         return tuple(
             dataclasses.replace(line, rounds=paid[line.name])
-            for line in _schedule(_entry(row))
+            for line in self._schedule(reservation)
             if paid.get(line.name)
         )
 
-    def verify(self) -> int:
-        """Check the hash chain from the salt to the head, and the answers against it.
+    def runs(self) -> tuple[Run, ...]:
+        """Return every run, in order."""
+        return tuple(
+            Run(
+                run=entry.body["run"],
+                plan=entry.body["plan"],
+                time=entry.time,
+                schedule=self._schedule(entry),
+                paid=self._answers.paid(entry.body["run"]),
+            )
+            for entry in self._chain.of("reserve")
+        )
 
-        Returns
-        -------
-        int
-            Number of entries.
+    def sign(self, context: str, message: bytes) -> str:
+        """Sign with the site's key."""
+        return self._chain.sign(context, message)
+
+    def verify(self) -> Verified:
+        """Check everything that the file says, and its every byte where a seal covers them.
 
         Raises
         ------
         VerificationError
-            Naming the first entry that does not hold.
+            Naming the first thing that does not hold.
         """
-        # One snapshot: another process may be writing.
-        self._connection.execute("BEGIN")
+        path = self._chain.path
         try:
-            count = self._verify_chain()
-            self._verify_answers()
-        finally:
-            self._connection.execute("ROLLBACK")
-        return count
-
-    def _verify_chain(self) -> int:
-        salt = self._connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()[0]
-        previous, count = salt, 0
-        for row in self._connection.execute("SELECT * FROM entry ORDER BY sequence"):
-            sequence, time, kind, body, before, hashed = row
-            good = sequence == count and before == previous
-            if not good or hashed != _entry_hash(before, sequence, time, kind, body):
-                raise VerificationError(f"ledger entry {count} does not hold: the chain is broken")
-            previous, count = hashed, count + 1
-        stated = {**dataclasses.asdict(self.account), "order": self.filter.order, "filter": 0.0}
-        if count == 0 or next(iter(self.entries())).body != stated:
-            raise VerificationError("ledger entry 0 does not hold: the account was changed")
-        return count
-
-    def _verify_answers(self) -> None:
-        # What a round may still do, and what is given back, hangs on the table of answers.
-        chain: dict[tuple[str, str, int], tuple[str, str | None]] = {}
-        for entry in self.entries():
-            if entry.kind in ("charge", "release"):
-                key = (entry.body["run"], entry.body["purpose"], entry.body["round"])
-                if entry.kind == "charge":
-                    chain[key] = (entry.body["request"], None)
-                else:
-                    chain[key] = (chain[key][0], entry.body["digest"])
-        rows = self._connection.execute("SELECT run, purpose, round, request, digest FROM answer")
-        if {row[:3]: row[3:] for row in rows} != chain:
-            raise VerificationError("the answers do not hold: they are not those of the entries")
+            with self._chain.snapshot():
+                verified = check(self.entries())
+                reservation = self._open_reservation()
+                open_run = reservation.body["run"] if reservation else None
+                self._answers.check(self.entries(), open_run)
+                self._chain.check_file()
+            sealed = seal.check(self._chain, verified)
+        except (ConfigurationError, *GARBLED) as error:
+            raise VerificationError(f"{path}: the ledger does not hold: {error}") from None
+        return dataclasses.replace(verified, sealed=sealed)
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+def _terms(chain: Chain) -> Terms:
+    founding = chain.latest("migrate") or chain.at(0)
+    try:
+        if founding is None:
+            raise ValueError
+        return Terms.read(founding.body)
+    except GARBLED:
+        raise ConfigurationError(
+            f"{chain.path}: the ledger cannot be used: entry 0 is damaged"
+        ) from None
 
 
-def _entry(row: tuple[Any, ...]) -> Entry:
-    sequence, time, kind, body, previous, hashed = row
-    return Entry(
-        sequence=sequence, time=time, kind=kind, body=json.loads(body), previous=previous,
-        hash=hashed,
-    )  # fmt: skip
+def _balance(filter: Filter, spent: float) -> Balance:
+    epsilon = filter.epsilon(spent)
+    used = spent / filter.capacity if filter.capacity > 0 else 1.0
+    return Balance(
+        spent_epsilon=epsilon,
+        left_epsilon=max(0.0, filter.lifetime_epsilon - epsilon),
+        used=min(1.0, used),
+    )
 
 
-def _schedule(reservation: Entry) -> tuple[Purpose, ...]:
-    return tuple(
-        Purpose(
-            name=x["name"],
-            # Version 1 knew the training split only.
-            split=x.get("split", Split.TRAIN),
-            event=Event.from_dict(x["event"]),
-            rounds=int(x["rounds"]),
-        )
-        for x in reservation.body["schedule"]
+def _amendment(entry: Entry) -> Amendment:
+    body = entry.body
+    return Amendment(
+        sequence=entry.sequence,
+        time=entry.time,
+        kind=entry.kind,
+        by=str(body["by"]),
+        reason=str(body["reason"]),
+        lifetime_epsilon=float(body["lifetime_epsilon"]),
     )

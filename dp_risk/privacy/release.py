@@ -50,6 +50,9 @@ class Release:
         `arrays_digest` of `arrays`.
     ledger_head : str
         Head of the site's ledger when the release was minted.
+    signature : str
+        The site's signature of that head, in hexadecimal; empty for a release of a version-1
+        ledger.
     """
 
     run: str
@@ -58,3 +61,4 @@ class Release:
     arrays: Mapping[str, NDArray[Any]]
     digest: str
     ledger_head: str
+    signature: str = ""

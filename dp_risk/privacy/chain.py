@@ -1,0 +1,414 @@
+"""The file under a ledger: a chain of signed entries in SQLite, synced at every commit.
+
+Each entry is hashed over the one before it and signed by the site's key, so that the last hash,
+the head, stands for everything before it. The chain starts from a random salt of 256 bits.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dp_risk.privacy import keys
+from dp_risk.privacy.release import canonical
+from dp_risk.types import ConfigurationError, Refused, VerificationError
+
+LOG = logging.getLogger("dp_risk.ledger")
+SCHEMA_VERSION = 2
+CONTEXT = "dp-risk ledger"
+# What a byte that changed in a file can make of reading it, beside errors of SQLite.
+GARBLED = (sqlite3.Error, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+_CHUNK = 500
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE entry (sequence INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, "
+    "body TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL, signature TEXT)",
+    "CREATE INDEX entry_kind ON entry (kind, sequence)",
+    "CREATE TABLE answer (run TEXT, purpose TEXT, round INTEGER, request TEXT NOT NULL, "
+    "digest TEXT, payload BLOB, released INTEGER, PRIMARY KEY (run, purpose, round))",
+)
+RUN_INDEX = "CREATE INDEX entry_run ON entry (json_extract(body, '$.run')) WHERE kind = 'reserve'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger; `text` is its body as it was hashed.
+
+    Entries of version 1 carry no signature of their own.
+    """
+
+    sequence: int
+    time: str
+    kind: str
+    text: str
+    previous: str
+    hash: str
+    signature: str | None
+
+    @cached_property
+    def body(self) -> Mapping[str, Any]:
+        """What the entry says."""
+        return dict(json.loads(self.text))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hash is that of the other fields."""
+        return self.hash == _entry_hash(
+            self.previous, self.sequence, self.time, self.kind, self.text
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a check of a chain found to hold.
+
+    Parameters
+    ----------
+    entries, head : int, str
+        Number of entries and the hash of the last.
+    key : str
+        Public key of all signatures, in hexadecimal.
+    unsigned : int
+        Entries of version 1 at the start, signed only through the migration that follows them.
+    backwards : tuple of int
+        Entries dated before the one in front of them: the clock was set back.
+    sealed : bool
+        Whether the bytes outside the entries were checked too.
+    """
+
+    entries: int
+    head: str
+    key: str
+    unsigned: int
+    backwards: tuple[int, ...]
+    sealed: bool
+
+
+def check(entries: Iterable[Entry]) -> Verified:
+    """Check the links, hashes and signatures of a whole chain.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first entry that does not hold.
+    """
+    last: Entry | None = None
+    key, unsigned, backwards = "", 0, []
+    for entry in _linked(entries):
+        try:
+            if entry.kind in ("open", "migrate") and "key" in entry.body:
+                founded, key = bool(key), str(entry.body["key"])
+            else:
+                founded = False
+        except GARBLED:
+            founded = True
+        if founded:
+            raise _broken(entry.sequence)
+        if not key and entry.signature is None:
+            unsigned += 1
+        elif not keys.verify(key, CONTEXT, entry.hash.encode(), str(entry.signature)):
+            raise VerificationError(
+                f"ledger entry {entry.sequence} does not hold: its signature is wrong"
+            )
+        if last is not None and entry.time < last.time:
+            backwards.append(entry.sequence)
+        last = entry
+    if last is None or not key:
+        raise VerificationError("the ledger does not hold: no entry names the site's key")
+    return Verified(
+        entries=last.sequence + 1, head=last.hash, key=key, unsigned=unsigned,
+        backwards=tuple(backwards), sealed=False,
+    )  # fmt: skip
+
+
+def check_links(entries: Iterable[Entry]) -> Entry:
+    """Check the links and hashes of a chain, signed or not; return its last entry.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first entry that does not hold.
+    """
+    last: Entry | None = None
+    for last in _linked(entries):
+        pass
+    if last is None:
+        raise _broken(0)
+    return last
+
+
+def _linked(entries: Iterable[Entry]) -> Iterator[Entry]:
+    last: Entry | None = None
+    for count, entry in enumerate(entries):
+        try:
+            good = last is None or entry.previous == last.hash
+            good = good and entry.sequence == count and entry.holds
+            good = good and (count == 0) == (entry.kind == "open")
+        except GARBLED:
+            good = False
+        if not good:
+            raise _broken(count)
+        yield entry
+        last = entry
+
+
+def verify_head(public: str, head: str, signature: str) -> bool:
+    """Whether a ledger's head is signed with the key of this public half."""
+    return keys.verify(public, CONTEXT, head.encode(), signature)
+
+
+def _broken(sequence: int) -> VerificationError:
+    return VerificationError(f"ledger entry {sequence} does not hold: the chain is broken")
+
+
+def _entry_hash(previous: str, sequence: int, time: str, kind: str, body: str) -> str:
+    return hashlib.sha256(
+        canonical({"p": previous, "s": sequence, "t": time, "k": kind, "b": body})
+    ).hexdigest()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Open the SQLite file; to read it, nothing is written, not even beside it."""
+    mode = "rwc" if write else "ro"
+    if not write and not any(Path(f"{path}-{end}").exists() for end in ("wal", "shm", "journal")):
+        # Nobody has it open, so it need not be locked: that would need files beside it.
+        mode += "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None)
+    if write:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+class Chain:
+    """The entries of one file. Every error of SQLite becomes one line that names the file.
+
+    Writing takes SQLite's exclusive write lock, so that two processes on one file take turns, and
+    is committed with full synchronisation.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, key: keys.Key | None) -> None:
+        self.path = path
+        self.connection = connection
+        self._key = key
+
+    @classmethod
+    def open(
+        cls, path: Path, *, key: keys.Key | None, opening: Callable[[], Mapping[str, Any]] | None
+    ) -> Chain:
+        """Open a chain; with a key and an opening, make it where there is none.
+
+        Parameters
+        ----------
+        path : Path
+            The SQLite file.
+        key : Key, optional
+            Without it the file is opened to read.
+        opening : callable, optional
+            Returns the body of entry 0.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no ledger, or the file is unreadable or of another version.
+        """
+        absent = ConfigurationError(f"{path}: no ledger here")
+        if not path.exists() and (key is None or opening is None):
+            raise absent
+        with _one_line(path):
+            chain = cls(path, connect(path, write=key is not None), key)
+        try:
+            version = chain.version()
+            if version is None:
+                if key is None or opening is None:
+                    raise absent
+                chain._create(opening())
+            elif version == 1:
+                raise ConfigurationError(
+                    f"{path}: a ledger of version 1: run `dp-risk ledger migrate SITE` once"
+                )
+            elif version != SCHEMA_VERSION:
+                raise ConfigurationError(
+                    f"{path}: ledger version {version} is newer than this program understands "
+                    f"({SCHEMA_VERSION})"
+                )
+        except BaseException:
+            chain.close()
+            raise
+        return chain
+
+    def version(self) -> int | None:
+        """Return the version of the file; None when it is empty."""
+        if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
+            return None
+        found = self.rows("SELECT value FROM meta WHERE key = 'schema_version'")
+        if len(found) != 1 or not str(found[0][0]).isdecimal():
+            raise ConfigurationError(f"{self.path}: the ledger cannot be used: it has no version")
+        return int(found[0][0])
+
+    def _create(self, body: Mapping[str, Any]) -> None:
+        with self.transaction():
+            if self.version() is not None:
+                # Another process made it first.
+                return
+            for statement in (*_TABLES, RUN_INDEX):
+                self.change(statement)
+            self.change("INSERT INTO meta VALUES ('schema_version', ?)", str(SCHEMA_VERSION))
+            self._insert(0, "open", body, os.urandom(32).hex())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        with _one_line(self.path):
+            return self.connection.execute(query, values).fetchall()
+
+    def change(self, statement: str, *values: Any) -> int:
+        """Run a statement; return the number of rows that it changed."""
+        with _one_line(self.path):
+            return self.connection.execute(statement, values).rowcount
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold the write lock; commit, or leave everything as it was.
+
+        Raises
+        ------
+        Refused
+            If the ledger was opened without the site's key.
+        """
+        if self._key is None:
+            raise Refused(
+                f"{self.path}: the ledger was opened without the site's key, to read only"
+            )
+        self.change("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.change("COMMIT")
+        except BaseException:
+            # After some errors, such as a full disk, SQLite has rolled back already.
+            if self.connection.in_transaction:
+                self.change("ROLLBACK")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read one state throughout, while another process may be writing."""
+        self.change("BEGIN")
+        try:
+            yield
+        finally:
+            if self.connection.in_transaction:
+                self.change("ROLLBACK")
+
+    def append(self, kind: str, body: Mapping[str, Any]) -> Entry:
+        """Add and sign an entry, inside a transaction."""
+        last = self.last()
+        return self._insert(last.sequence + 1, kind, body, last.hash, last.time)
+
+    def _insert(
+        self, sequence: int, kind: str, body: Mapping[str, Any], previous: str, after: str = ""
+    ) -> Entry:
+        text, time = json.dumps(body, allow_nan=False), _now()
+        if time < after:
+            LOG.warning("entry %d: the clock went back; nothing depends on time", sequence)
+        hashed = _entry_hash(previous, sequence, time, kind, text)
+        signature = self.sign(CONTEXT, hashed.encode())
+        row = (sequence, time, kind, text, previous, hashed, signature)
+        self.change("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
+        return _entry(row)
+
+    @property
+    def public_key(self) -> str:
+        """The public half of the key that signs, in hexadecimal; empty to read only."""
+        return "" if self._key is None else keys.public_hex(self._key)
+
+    def sign(self, context: str, message: bytes) -> str:
+        """Sign with the site's key.
+
+        Raises
+        ------
+        Refused
+            If the ledger was opened without it.
+        """
+        if self._key is None:
+            raise Refused(f"{self.path}: a signature needs the site's key")
+        return keys.sign(self._key, context, message)
+
+    def last(self) -> Entry:
+        """Return the newest entry."""
+        found = self.rows("SELECT * FROM entry ORDER BY sequence DESC LIMIT 1")
+        if not found:
+            raise ConfigurationError(f"{self.path}: the ledger cannot be used: it has no entry")
+        return _entry(found[0])
+
+    def at(self, sequence: int) -> Entry | None:
+        """Return one entry."""
+        found = self.rows("SELECT * FROM entry WHERE sequence = ?", sequence)
+        return _entry(found[0]) if found else None
+
+    def latest(self, kind: str) -> Entry | None:
+        """Return the newest entry of a kind."""
+        query = "SELECT * FROM entry WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
+        found = self.rows(query, kind)
+        return _entry(found[0]) if found else None
+
+    def of(self, kind: str) -> list[Entry]:
+        """Return all entries of a kind, in order."""
+        return [
+            _entry(row)
+            for row in self.rows("SELECT * FROM entry WHERE kind = ? ORDER BY sequence", kind)
+        ]
+
+    def entries(self) -> Iterator[Entry]:
+        """Iterate over all entries in order, a part at a time: no cursor stays open."""
+        query, after = "SELECT * FROM entry WHERE sequence > ? ORDER BY sequence LIMIT ?", -1
+        while found := self.rows(query, after, _CHUNK):
+            yield from map(_entry, found)
+            after = found[-1][0]
+
+    def check_file(self) -> None:
+        """Let SQLite check tables and indexes against each other.
+
+        Raises
+        ------
+        VerificationError
+            If they disagree.
+        """
+        count = self.rows("SELECT COUNT(*) FROM entry NOT INDEXED WHERE sequence < 0")
+        if count != [(0,)] or self.rows("PRAGMA integrity_check") != [("ok",)]:
+            raise VerificationError(f"{self.path}: the file does not hold: its pages are damaged")
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigurationError(f"{path}: the ledger cannot be used: {reason}") from None
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    sequence, time, kind, text, previous, hashed, signature = row
+    return Entry(
+        sequence=sequence, time=time, kind=kind, text=text, previous=previous, hash=hashed,
+        signature=signature,
+    )  # fmt: skip
