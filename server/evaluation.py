@@ -51,7 +51,10 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     )
     return {
         "metrics": {name: estimate.to_dict() for name, estimate in found.items()},
-        "reliability": reliability(histogram, bins, noise_std=noise),
+        "reliability": [
+            {"score": point.score, "rate": point.rate.to_dict()}
+            for point in reliability(histogram, bins, noise_std=noise, seed=plan.seed)
+        ],
         "capacity": capacity,
         "bins": len(bins),
         "sites": len(answers),

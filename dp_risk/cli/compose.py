@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -145,6 +146,9 @@ def _merged(cls: Any, node: DictConfig, name: str, missing: str = "") -> DictCon
             ) from None
         except OmegaConfBaseException as error:
             raise ConfigurationError(f"{name}.{key}: {_line(error)}") from None
+        kind = typing.get_type_hints(cls).get(key)
+        if dataclasses.is_dataclass(kind) and isinstance(value, DictConfig):
+            value = _merged(kind, value, f"{name}.{key}")
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
