@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from dp_risk.privacy.plan import Plan
 # Flower makes messages only for a task it knows.
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 DELTA = 1e-5
-KEY = keys.public_hex(Ed25519PrivateKey.from_private_bytes(bytes([9] * 32)))
 SCHEMA = {
     "name": "tiny",
     "label": {"column": "risk", "positive": ["yes"], "negative": ["no"]},
@@ -39,6 +39,19 @@ SCHEMA = {
         "kind": {"type": "categorical", "values": ["a", "b", "c"]},
     },
 }
+
+
+def signing_key(site: str) -> bytes:
+    """Return the private key of a tiny site: always the same one."""
+    return hashlib.sha256(site.encode()).digest()
+
+
+def public_key(site: str) -> str:
+    """Return the public half of a tiny site's key, in hexadecimal."""
+    return keys.public_hex(Ed25519PrivateKey.from_private_bytes(signing_key(site)))
+
+
+KEY = public_key("site-00")
 
 
 def rows(count: int = 300, seed: int = 5) -> pa.Table:
@@ -87,10 +100,10 @@ def policy(**changes: Any) -> Policy:
 
 
 def make_site(folder: Path, table: pa.Table, rules: Policy) -> Path:
-    """Write a site's folder; the keys are the same at every site."""
+    """Write a site's folder; the split key is the same at every site."""
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "rows.parquet")
-    (folder / SIGNING).write_text("09" * 32)
+    (folder / SIGNING).write_text(signing_key(rules.site).hex())
     Site.create(
         folder,
         policy=rules,

@@ -49,10 +49,11 @@ def test_a_malformed_site_file_is_a_configuration_error(site: Path, text: str) -
 @pytest.mark.parametrize(
     "changes",
     [
-        {"lifetime_epsilon": 100.0},
         {"delta": 1e-6},
         {"dataset": "other"},
         {"public": True},
+        {"stable_ids": False},
+        {"unit": "account"},
     ],
 )
 def test_a_policy_that_moves_what_the_ledger_fixed_closes_the_site(
@@ -67,6 +68,18 @@ def test_a_policy_that_moves_what_the_ledger_fixed_closes_the_site(
     assert refused(Server(site).ask("query.status", {}))
     rules.save(site / POLICY)
     assert history(site) == before
+
+
+def test_a_larger_budget_needs_a_signed_entry_and_a_smaller_one_binds_at_once(site: Path) -> None:
+    Site.open(site).ledger.close_file()
+    rules = Policy.load(site / POLICY)
+    replaced(rules, lifetime_epsilon=100.0).save(site / POLICY)
+    with pytest.raises(Refused, match="dp-risk ledger raise"):
+        Site.open(site)
+    replaced(rules, lifetime_epsilon=5.0).save(site / POLICY)
+    said = wire.read_statement(Server(site).ask("query.status", {}))
+    assert said["lifetime_epsilon"] == 5.0
+    assert said["left_epsilon"] == 5.0
 
 
 def test_new_rows_keep_account_and_split(site: Path) -> None:

@@ -5,17 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, RecordDict
 
 from clients.app import make_app
 from dp_risk import wire
+from dp_risk.privacy import keys
+from dp_risk.privacy.chain import CONTEXT
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.types import FederationError
 from server.exchange import ask, releases, statements, wait_for_nodes
 from server.grids import InProcessGrid
 
+HEAD = "0" * 64
+SITE_KEY, OTHER_KEY = (Ed25519PrivateKey.from_private_bytes(bytes([n] * 32)) for n in (1, 2))
 
-def released(round: int = 0, run: str = "run-1", purpose: str = "training") -> RecordDict:
+
+def released(
+    round: int = 0,
+    run: str = "run-1",
+    purpose: str = "training",
+    key: Ed25519PrivateKey = SITE_KEY,
+) -> RecordDict:
     arrays = {"w": np.arange(3.0)}
     return wire.release_record(
         Release(
@@ -24,7 +35,8 @@ def released(round: int = 0, run: str = "run-1", purpose: str = "training") -> R
             round=round,
             arrays=arrays,
             digest=arrays_digest(arrays),
-            ledger_head="0" * 64,
+            ledger_head=HEAD,
+            signature=keys.sign(key, CONTEXT, HEAD.encode()),
         )
     )
 
@@ -74,7 +86,9 @@ def test_only_releases_of_this_round_count() -> None:
         6: half,
         7: wire.statement_record({}),
         8: released(),
+        9: released(key=OTHER_KEY),
     }
-    good = releases(answers, run="run-1", purpose="training", round=0)
+    public = dict.fromkeys(answers, keys.public_hex(SITE_KEY))
+    good = releases(answers, public, run="run-1", purpose="training", round=0)
     assert set(good) == {8}
     assert good[8].arrays["w"].tolist() == [0.0, 1.0, 2.0]

@@ -26,6 +26,9 @@ PRIVACY: dict[str, Any] = {
     "epsilon": 2.0,
     "delta": DELTA,
     "unit": "record",
+    "max_records_per_account": 32,
+    "max_sites_per_unit": 1,
+    "allocation": {"counts": 0.05, "evaluation": 0.2},
     "trust": "local",
     "clip_norm": 1.0,
     "sampling_rate": None,
@@ -33,7 +36,7 @@ PRIVACY: dict[str, Any] = {
 }
 
 
-def job(folder: Path = Path("/nowhere"), **federation: Any) -> Job:
+def job(folder: Path = Path("/nowhere"), memory: Path | None = None, **federation: Any) -> Job:
     return Job(
         run="run-1",
         folder=folder,
@@ -44,11 +47,17 @@ def job(folder: Path = Path("/nowhere"), **federation: Any) -> Job:
         privacy=Privacy(**PRIVACY),
         federation=Federation(**{**FEDERATION, **federation}),
         seed=0,
+        capacity=0.01,
+        memory=memory,
     )
 
 
 def test_a_job_survives_the_run_configuration() -> None:
-    for one in (job(), job(min_sites=1, rounds=None, learning_rate=0.5)):
+    for one in (
+        job(),
+        job(memory=Path("/heads.json")),
+        job(min_sites=1, rounds=None, learning_rate=0.5),
+    ):
         assert Job.from_json(one.to_json()) == one
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flwr.app import Context, Message, RecordDict
 
 from clients.app import make_app
 from dp_risk import wire
-from dp_risk.types import FederationError, Refused
+from dp_risk.types import FederationError, Refused, VerificationError
 from server.grids import InProcessGrid
 from server.job import Job
 from server.rounds import execute
@@ -39,10 +40,22 @@ def test_a_run_charges_every_site_alike_and_writes_what_it_did(
 ) -> None:
     folders = sites(3)
     record = execute(grid(folders), asked(tmp_path, sites=3))
-    expected = ["open", "reserve", *["charge", "release"] * 4, "close"]
+    expected = ["open", "reserve", *["charge", "release"] * 6, "close"]
     assert [kinds(folder) for folder in folders] == [expected] * 3
     assert record["epsilon_spent"] <= 2.0
     assert record["rounds"] == record["steps"] == 3
+    assert [(c["split"], c["purpose"]) for c in record["charges"]] == [
+        ("train", "counts"),
+        ("train", "training"),
+        ("holdout", "score_bins"),
+        ("holdout", "evaluation"),
+    ]
+    for split in ("train", "holdout"):
+        shares = [c["share"] for c in record["charges"] if c["split"] == split]
+        assert sum(shares) == pytest.approx(1.0)
+        assert record["epsilon_by_split"][split] == pytest.approx(2.0, rel=1e-3)
+    assert record["utility_source"] == "charged"
+    assert set(record["utility"]) >= {"auroc", "auprc", "recall_at_fpr_1pct", "ece", "threshold"}
     assert [site["site"] for site in record["sites"]] == ["site-00", "site-01", "site-02"]
     for site, folder in zip(record["sites"], folders, strict=True):
         assert site["ledger_head"] == history(folder)[-1][1]
@@ -127,3 +140,57 @@ def test_the_server_app_runs_a_job_from_its_run_configuration(tmp_path: Path, si
     )
     app(grid(sites()), context)
     assert (tmp_path / "out" / "run.json").exists()
+
+
+def test_an_evaluation_without_enough_answers_keeps_the_model_and_says_so(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders = sites(2)
+    app = make_app()
+
+    def silent(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "query.evaluation":
+            raise RuntimeError("gone")
+        return app(message, context)
+
+    record = execute(grid(folders, silent), asked(tmp_path))
+    assert record["utility"] is None
+    assert record["estimates"] is None
+    assert any("its charge stands" in line for line in record["assumptions"])
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert kinds(folders[0])[-3:] == ["charge", "release", "close"]
+
+
+def test_a_ledger_restored_from_an_older_copy_is_noticed(tmp_path: Path, sites: Sites) -> None:
+    folders, memory = sites(2), tmp_path / "heads.json"
+    ledger = folders[1] / "ledger.sqlite"
+    execute(grid(folders), replace(job(tmp_path, memory=memory), run="run-1"))
+    old = ledger.read_bytes()
+    execute(grid(folders), replace(job(tmp_path, memory=memory), run="run-2"))
+    before = history(folders[0])
+    for name in ("", "-wal", "-shm"):
+        ledger.with_name(ledger.name + name).unlink(missing_ok=True)
+    ledger.write_bytes(old)
+    third = replace(job(tmp_path, memory=memory), run="run-3")
+    with pytest.raises(VerificationError, match=r"site-01: .*an older copy was restored") as error:
+        execute(grid(folders), third)
+    assert "\n" not in str(error.value)
+    assert history(folders[0]) == before
+    # Spent further, the old copy is as long as the lost one and still another chain.
+    for number in (4, 5):
+        execute(grid(folders), replace(job(tmp_path, memory=None), run=f"run-{number}"))
+    with pytest.raises(VerificationError, match="went another way"):
+        execute(grid(folders), third)
+
+
+def test_a_head_that_the_sites_key_did_not_sign_is_noticed(tmp_path: Path, sites: Sites) -> None:
+    folders, app = sites(2), make_app()
+
+    def forging(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        said = wire.read_statement(reply.content)
+        reply.content = wire.statement_record({**said, "ledger_head": "0" * 64})
+        return reply
+
+    with pytest.raises(VerificationError, match="not signed by its key"):
+        execute(grid(folders, forging), asked(tmp_path))
