@@ -25,6 +25,7 @@ class CodeSum(nn.Module):
 
     def __init__(self, coding: Coding, *, width: int, linear: bool, std: float) -> None:
         super().__init__()
+        self.slots = coding.slots
         self.codes = nn.Embedding(coding.n_codes, width) if coding.slots else None
         self.values = nn.Linear(coding.n_values, width, bias=False) if linear else None
         for layer in (self.codes, self.values):
@@ -32,7 +33,15 @@ class CodeSum(nn.Module):
                 nn.init.normal_(layer.weight, std=std) if std else nn.init.zeros_(layer.weight)
 
     def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Return shape (..., width) for codes (..., slots) and values (..., n_values)."""
+        """Return shape (..., width) for codes (..., slots) and values (..., n_values).
+
+        Raises
+        ------
+        ValueError
+            If there is another number of slots.
+        """
+        if codes.shape[-1] != self.slots:
+            raise ValueError("codes of another coding")
         parts = []
         if self.codes is not None:
             rows = self.codes(codes) * (codes != 0).unsqueeze(-1)

@@ -1,8 +1,8 @@
 """DP-SGD steps through Opacus (Abadi et al. 2016, Algorithm 1), as a mechanism.
 
 Opacus computes per-unit gradients and owns the step; clipping and summing happen in float64 with
-malformed units contributing zero, and the noise is integer noise on a grid. A unit may be an account
-of many records: its loss is the mean over them, and its gradient is what is clipped.
+malformed units contributing zero, and the noise is integer noise on a grid. A unit may be an
+account of many records: its loss is the mean over them, and its gradient is what is clipped.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class DPSGD:
     -------
     Sensitivity of each step: `clip_norm` under adding or removing one unit (before rounding, which
     `Grid` accounts for). Event: steps x PoissonSampled(sampling_rate, Gaussian(noise_multiplier)).
-    A unit that the model cannot read, or whose gradient is not finite, contributes zero. With `noise_multiplier` 0 nothing is
-    clipped, nothing is added and nothing is protected.
+    A unit that the model cannot read, or whose gradient is not finite, contributes zero. With
+    `noise_multiplier` 0 nothing is clipped, nothing is added and nothing is protected.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class GaussianCount:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _ = self._grid.bits
+        _ = self._grid
 
     @property
     def _grid(self) -> Grid:
@@ -108,7 +108,7 @@ class GaussianSum:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _ = self._grid.bits
+        _ = self._grid
 
     @property
     def _grid(self) -> Grid:
@@ -177,7 +177,7 @@ class GaussianHistogram:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _ = self._grid.bits
+        _ = self._grid
 
     @property
     def _grid(self) -> Grid:
@@ -218,7 +218,8 @@ class GaussianHistogram:
         size = np.bincount(units[units >= 0])
         weight = np.floor(1 / size[units[inside]] / _WEIGHT_STEP) * _WEIGHT_STEP
         cell = found[inside].astype(np.int64)
-        total = np.bincount(cell, weights=weight, minlength=self.cells)
+        total = np.zeros(self.cells)
+        np.add.at(total, cell, weight)
         return {"histogram": self._grid.release(total, randomness)}
 
 

@@ -143,7 +143,8 @@ class Grid:
     dimension: int
 
     def __post_init__(self) -> None:
-        if not (self.clip_norm > 0 and self.noise_multiplier > 0 and self.dimension >= 1):
+        positive = self.clip_norm > 0 and self.noise_multiplier > 0 and self.dimension >= 1
+        if not (positive and self.noise_multiplier < math.inf):
             raise ValueError("clip_norm, noise_multiplier and dimension must be positive")
         # Where floats lose their precision, neither the step nor the clipping would be exact.
         if not _MIN_CLIP_NORM <= self.clip_norm <= 1 / _MIN_CLIP_NORM:

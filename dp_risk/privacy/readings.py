@@ -63,7 +63,7 @@ def rows(entries: Any, width: int) -> NDArray[np.float64]:
 
 
 def groups(ids: Any) -> NDArray[np.int64]:
-    """Number the distinct ids of rows.
+    """Return a number for each row's id, equal where the ids are.
 
     Parameters
     ----------

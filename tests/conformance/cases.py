@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Categorical, Label, Numeric, Schema, Text
 from dp_risk.privacy.dpsgd import DPSGD
-from dp_risk.privacy.gaussian import GaussianCount
+from dp_risk.privacy.gaussian import (
+    GaussianCount,
+    GaussianHistogram,
+    GaussianQuantiles,
+    GaussianSum,
+)
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.units import Batch
 
@@ -28,7 +34,7 @@ SCHEMA = Schema(
     },
 )
 CODING = Coding(schema=SCHEMA)
-NOISE, CLIP = 2.5, 0.7
+NOISE, CLIP, CELLS = 2.5, 0.7, 8
 
 
 class Rows:
@@ -43,13 +49,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Any) -> Any:
+    def sizes(self, index: Any) -> Any:
+        return np.ones(len(index), dtype=np.int64)
+
+    def batch(self, index: Any) -> Batch:
         self.asked.append(len(index))
         i = torch.as_tensor(index)
         return Batch(inputs=(self.codes[i], self.values[i]), labels=self.labels[i])
-
-    def sizes(self, index: Any) -> Any:
-        return np.ones(len(index), dtype=np.int64)
 
     def plus(self, other: Rows) -> Rows:
         """Return these units followed by others."""
@@ -58,6 +64,53 @@ class Rows:
             torch.cat([self.values, other.values]),
             torch.cat([self.labels, other.labels]),
         )
+
+
+class Accounts:
+    """Each of some rows as an account of one to three copies of it; padding holds rubbish."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sizes(self, index: Any) -> Any:
+        return 1 + np.asarray(index) % 3
+
+    def batch(self, index: Any) -> Batch:
+        one = self.rows.batch(index)
+        there = torch.arange(3) < torch.as_tensor(self.sizes(index)).unsqueeze(-1)
+
+        def copies(part: torch.Tensor, rubbish: float) -> torch.Tensor:
+            out = part.unsqueeze(1).repeat(1, 3, *[1] * (part.dim() - 1))
+            out[~there] = rubbish
+            return out
+
+        codes, values = one.inputs
+        return Batch(
+            inputs=(copies(codes, -(10**9)), copies(values, math.nan)),
+            labels=copies(one.labels, math.inf),
+            mask=there,
+        )
+
+
+class Loose:
+    """Units as they come, each a (codes, values, label) of any kind, stacked when asked for."""
+
+    def __init__(self, units: list[Any]) -> None:
+        self.units = units
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def sizes(self, index: Any) -> Any:
+        return np.ones(len(index), dtype=np.int64)
+
+    def batch(self, index: Any) -> Batch:
+        codes, values, labels = zip(*(self.units[i] for i in index), strict=True)
+        parts = [torch.as_tensor(np.array(part)) for part in (codes, values, labels)]
+        return Batch(inputs=(parts[0], parts[1]), labels=parts[2])
 
 
 def rows(count: int, seed: int = 0) -> Rows:
@@ -81,18 +134,79 @@ def one(value: float = 1.0, label: float = 1.0) -> Rows:
 class Case:
     """A mechanism and how its private inputs are made.
 
-    `build` takes (noise multiplier, sampling rate); `run` takes (mechanism, rows, bits) and
-    returns one flat vector; `bound` is the sensitivity that the mechanism ought to have.
+    Parameters
+    ----------
+    build : callable
+        Takes (noise multiplier, sampling rate).
+    private : callable
+        Turns rows into what the mechanism takes.
+    bound : float
+        The sensitivity that the mechanism ought to have.
+    heavy : Rows
+        One unit that moves the output by all of that.
+    sampled : bool
+        Whether the sampling rate is used.
+    reads : bool
+        Whether what a unit holds matters; a count sees only that it is there.
+    malformed : mapping
+        Private inputs in which nothing is a unit.
+    spoiled : mapping
+        Pairs of private inputs: good units, and the same with one bad unit.
     """
 
     name: str
     build: Callable[..., Any]
-    run: Callable[[Any, Rows, Randomness], np.ndarray]
+    private: Callable[[Rows], Any]
     bound: float
+    heavy: Rows = field(default_factory=lambda: one(1e6, 1e9))
+    sampled: bool = False
+    reads: bool = True
+    malformed: Mapping[str, Any]
+    spoiled: Mapping[str, tuple[Any, Any]]
+
+    def call(self, mechanism: Any, private: Any, randomness: Randomness) -> np.ndarray:
+        """Return what leaves as one flat vector."""
+        arrays = mechanism(private, randomness)
+        return np.concatenate([np.asarray(arrays[name]).ravel() for name in sorted(arrays)])
+
+    def run(self, mechanism: Any, units: Rows, randomness: Randomness) -> np.ndarray:
+        """Return what leaves of some rows as one flat vector."""
+        return self.call(mechanism, self.private(units), randomness)
 
 
-def _flat(arrays: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(arrays[name]).ravel() for name in sorted(arrays)])
+SECRET = "secret-77"
+NOT_NUMBERS: dict[str, Any] = {
+    "none": None,
+    "text": SECRET,
+    "nan": math.nan,
+    "infinity": math.inf,
+    "beyond a float": 10**400,
+    "complex": 1j,
+    "list": [1.0],
+    "object": object(),
+}
+NOT_ARRAYS: dict[str, Any] = {
+    "none": None,
+    "number": 3,
+    "text": SECRET,
+    "object": object(),
+    "no axis": np.array(1.0),
+    "three axes": np.zeros((2, 2, 2)),
+    "texts": np.array([SECRET, "1", "2"]),
+    "bytes": np.array([b"1", b"2"]),
+    "complex": np.zeros(3, dtype=complex),
+    "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
+    "dictionary": {"a": 1.0},
+    "ragged": [[1.0], [1.0, 2.0], 3.0],
+}
+
+
+def objects(items: list[Any]) -> np.ndarray:
+    """Return an array of Python objects, one an item."""
+    out = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        out[i] = item
+    return out
 
 
 def module(name: str) -> torch.nn.Module:
@@ -105,24 +219,173 @@ def module(name: str) -> torch.nn.Module:
     return built
 
 
-def _dpsgd(name: str) -> Case:
+def _bad_units() -> dict[str, Any]:
+    codes, values = rows(1).codes[0].tolist(), [0.5] * CODING.n_values
+    far = {"beyond": CODING.n_codes, "negative": -1, "far": 2**40}
+    return {
+        **{f"code {name}": ([code, *codes[1:]], values, 1.0) for name, code in far.items()},
+        "codes too few": (codes[1:], values, 1.0),
+        "codes of fractions": ([c + 0.5 for c in codes], values, 1.0),
+        "codes of text": ([SECRET] * len(codes), values, 1.0),
+        "values too many": (codes, [*values, 0.5], 1.0),
+        "values of text": (codes, [SECRET] * len(values), 1.0),
+        "value none": (codes, [None] * len(values), 1.0),
+        "value nan": (codes, [math.nan] * len(values), 1.0),
+        "label infinite": (codes, values, math.inf),
+        "label none": (codes, values, None),
+        "label of text": (codes, values, SECRET),
+        "label list": (codes, values, [1.0, 0.0]),
+        "not a unit": 3,
+    }
+
+
+def _dpsgd(name: str, wrap: Callable[[Rows], Any] = lambda units: units, kind: str = "") -> Case:
     def build(noise: float, rate: float = 1.0) -> DPSGD:
         return DPSGD(clip_norm=CLIP, noise_multiplier=noise, sampling_rate=rate, steps=1)
 
-    def run(mechanism: Any, units: Rows, randomness: Randomness) -> np.ndarray:
-        return _flat(mechanism((module(name), units), randomness))
-
-    return Case(name=f"dpsgd-{name}", build=build, run=run, bound=CLIP)
+    base = rows(6)
+    good = list(zip(base.codes.tolist(), base.values.tolist(), base.labels.tolist(), strict=True))
+    with_bad = {
+        what: [*good[:4], bad, *good[4:]] if what != "not a unit" else [bad, *good]
+        for what, bad in _bad_units().items()
+    }
+    return Case(
+        name=f"dpsgd-{name}{kind}",
+        build=build,
+        private=lambda units: (module(name), wrap(units)),
+        bound=CLIP,
+        sampled=True,
+        malformed={w: (module(name), Loose([bad] * 3)) for w, bad in _bad_units().items()},
+        spoiled={
+            what: ((module(name), Loose(good)), (module(name), Loose(bad)))
+            for what, bad in with_bad.items()
+        },
+    )
 
 
 def _count() -> Case:
-    def build(noise: float, rate: float = 1.0) -> GaussianCount:
-        return GaussianCount(noise_multiplier=noise)
+    return Case(
+        name="count",
+        build=lambda noise, rate=1.0: GaussianCount(noise_multiplier=noise),
+        private=len,
+        bound=1.0,
+        reads=False,
+        malformed={**NOT_ARRAYS, "number": 2.5, "negative": -3, "nan": math.nan, "true": True},
+        spoiled={},
+    )
 
-    def run(mechanism: Any, units: Rows, randomness: Randomness) -> np.ndarray:
-        return _flat(mechanism(len(units), randomness))
 
-    return Case(name="count", build=build, run=run, bound=1.0)
+def _sum() -> Case:
+    width = CODING.n_values + 1
+    good = [[0.1, 0.2, -0.3], [0.4, -0.5, 0.6]]
+    bad: dict[str, Any] = {
+        **{f"entry {name}": [0.1, entry, 0.3] for name, entry in NOT_NUMBERS.items()},
+        **{f"row {name}": entry for name, entry in NOT_NUMBERS.items()},
+        "too short": [0.1, 0.2],
+        "too long": [0.1, 0.2, 0.3, 0.4],
+        "nested": [[0.1, 0.2, 0.3]],
+        "an array of text": np.array([SECRET, "1", "2"]),
+    }
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for what, row in bad.items():
+        pairs[what] = (good, [good[0], row, good[1]])
+        pairs[f"{what}, first of objects"] = (objects(good), objects([row, *good]))
+    for value in (math.nan, math.inf):
+        array = np.array([*good, [0.0, value, 0.0]])
+        pairs[f"{value} in an array"] = (np.array(good), array)
+    return Case(
+        name="sum",
+        build=lambda noise, rate=1.0: GaussianSum(
+            clip_norm=CLIP, dimension=width, noise_multiplier=noise
+        ),
+        private=lambda units: np.hstack([units.values.numpy(), units.labels.numpy()[:, None]]),
+        bound=CLIP,
+        malformed={
+            **NOT_ARRAYS,
+            "a vector": np.zeros(width),
+            "too wide": np.ones((4, width + 1)),
+            "no width": np.ones((4, 0)),
+            "table of text": np.full((2, width), SECRET),
+        },
+        spoiled=pairs,
+    )
 
 
-CASES = [_count(), *(_dpsgd(name) for name in models.REGISTRY)]
+def _by_row(bad: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return malformed and spoiled inputs of what takes (units, entries)."""
+    units, entries = [0, 1, 1, 2], [0.0, 1.0, 2.0, 7.0]
+    malformed: dict[str, Any] = {f"pair {name}": value for name, value in NOT_ARRAYS.items()}
+    for name, value in NOT_ARRAYS.items():
+        malformed[f"units {name}"] = (value, entries)
+        malformed[f"entries {name}"] = (units, value)
+    for name in ("number", "ragged"):
+        malformed.pop(f"entries {name}", None)
+        malformed.pop(f"units {name}", None)
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for name, (unit, entry) in bad.items():
+        more = ([*units, unit], [*entries, entry])
+        pairs[name] = ((units, entries), more)
+        pairs[f"{name}, objects"] = ((units, entries), (objects(more[0]), objects(more[1])))
+    pairs["one row without an entry"] = ((units, entries), (np.array([*units, 9]), entries))
+    pairs["one entry without a unit"] = ((units, entries), (units, np.array([*entries, 3.0])))
+    pairs["nan among units"] = (
+        (units, entries),
+        (np.array([*units, math.nan]), np.array([*entries, 3.0])),
+    )
+    return malformed, pairs
+
+
+def _histogram() -> Case:
+    bad: dict[str, tuple[Any, Any]] = {
+        **{f"cell {name}": (9, entry) for name, entry in NOT_NUMBERS.items()},
+        **{f"unit {name}": (entry, 3.0) for name, entry in NOT_NUMBERS.items() if name[0] != "b"},
+        **{f"cell {cell}": (9, cell) for cell in (-1, CELLS, 1.5, 1e300, 10**30)},
+    }
+    malformed, spoiled = _by_row(bad)
+
+    def private(units: Rows) -> Any:
+        known = torch.isfinite(units.values).all(1)
+        return np.arange(len(units)), torch.where(known, units.labels, math.nan).numpy()
+
+    return Case(
+        name="histogram",
+        build=lambda noise, rate=1.0: GaussianHistogram(cells=CELLS, noise_multiplier=noise),
+        private=private,
+        bound=1.0,
+        heavy=one(),
+        malformed=malformed,
+        spoiled=spoiled,
+    )
+
+
+def _quantiles() -> Case:
+    bad: dict[str, tuple[Any, Any]] = {
+        **{f"value {name}": (9, entry) for name, entry in NOT_NUMBERS.items()},
+        **{f"unit {name}": (entry, 3.0) for name, entry in NOT_NUMBERS.items() if name[0] != "b"},
+    }
+    malformed, spoiled = _by_row(bad)
+
+    def private(units: Rows) -> Any:
+        known = torch.isfinite(units.labels)
+        return np.arange(len(units)), torch.where(known, units.values[:, 0], math.nan).numpy()
+
+    return Case(
+        name="quantiles",
+        build=lambda noise, rate=1.0: GaussianQuantiles(
+            low=-1.0, high=8.0, cells=CELLS, noise_multiplier=noise
+        ),
+        private=private,
+        bound=1.0,
+        malformed=malformed,
+        spoiled=spoiled,
+    )
+
+
+CASES = [
+    _count(),
+    _sum(),
+    _histogram(),
+    _quantiles(),
+    *(_dpsgd(name) for name in models.REGISTRY),
+    *(_dpsgd(name, Accounts, "-accounts") for name in models.REGISTRY),
+]

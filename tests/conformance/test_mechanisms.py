@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 import inspect
+import logging
 import math
-from pathlib import Path
+import pkgutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from scipy import stats
 
 import dp_risk.privacy
 from dp_risk.privacy.accounting import Event
+from dp_risk.privacy.dpsgd import DPSGD
+from dp_risk.privacy.mechanism import Mechanism
 from dp_risk.privacy.randomness import Randomness
-from tests.conformance.cases import CASES, CLIP, NOISE, Rows, one, rows
+from tests.conformance.cases import CASES, NOISE, SECRET, Rows, one, rows
 
 DRAWS = 800
 # Two-sided level of one decision about a standard deviation.
@@ -131,14 +135,14 @@ def test_one_unit_moves_the_sum_by_at_most_the_sensitivity(case, unit, others):
 def test_a_heavy_unit_counts_in_full(case):
     # A bound that nothing reaches (the mean clipped, or too much clipped) is a defect as well.
     base = rows(40)
-    moved = np.linalg.norm(baseline(case, base.plus(one(1e6, 1e9))) - baseline(case, base))
+    moved = np.linalg.norm(baseline(case, base.plus(case.heavy)) - baseline(case, base))
     assert moved == pytest.approx(case.bound, rel=1e-2)
 
 
 @every_case
 def test_a_wrong_bound_would_be_found(case):
     # Two heavy units move the sum by twice the sensitivity: the check above can fail.
-    base, heavy = rows(3), one(1e6, 1e9)
+    base, heavy = rows(3), case.heavy
     moved = np.linalg.norm(baseline(case, base.plus(heavy).plus(heavy)) - baseline(case, base))
     assert moved > 1.5 * case.bound
 
@@ -166,8 +170,8 @@ def test_a_strange_unit_is_bounded_and_spoils_nobody_else(case, kind, where):
     assert np.isfinite(changed).all()
     slack = case.bound * 1e-4 * math.sqrt(without.size)
     assert np.linalg.norm(changed - without) <= case.bound + slack
-    if case.name != "count" and not math.isfinite(value):
-        # A gradient that is not finite contributes zero.
+    if case.reads and not math.isfinite(value):
+        # What is not finite contributes zero.
         assert np.linalg.norm(changed - without) <= slack
 
 
@@ -195,11 +199,9 @@ def test_few_units_have_the_same_shape_and_type(case, count):
 def test_the_event_says_what_is_drawn(case):
     assert case.build(NOISE).event.noise_multiplier == NOISE
     assert case.build(NOISE).event.count == 1
-    if case.name == "count":
-        assert case.build(NOISE).event == Event(noise_multiplier=NOISE)
-    else:
-        assert case.build(NOISE, 0.25).event.sampling_rate == 0.25
-        assert case.build(NOISE).sensitivity == CLIP
+    assert case.build(NOISE).sensitivity == case.bound
+    rate = 0.25 if case.sampled else 1.0
+    assert case.build(NOISE, 0.25).event == Event(noise_multiplier=NOISE, sampling_rate=rate)
 
 
 @every_case
@@ -213,13 +215,78 @@ def test_a_mechanism_holds_no_private_data(case):
         mechanism.noise_multiplier = 0.0
 
 
+def pairs(field):
+    """Return every case with each of its named inputs."""
+    return [
+        pytest.param(case, private, id=f"{case.name}: {what}")
+        for case in CASES
+        for what, private in getattr(case, field).items()
+    ]
+
+
+@pytest.mark.parametrize(("case", "private"), pairs("malformed"))
+def test_input_that_holds_no_unit_still_leaves_with_its_noise(case, private):
+    # The same bits as for no unit at all: nothing but noise, and all of it.
+    mechanism = case.build(NOISE)
+    noise = case.run(mechanism, rows(0), Randomness.seeded(34))
+    released = case.call(mechanism, private, Randomness.seeded(34))
+    assert released.dtype == np.float64
+    assert (released == noise).all()
+    assert (released != 0).any()
+
+
+@pytest.mark.parametrize(("case", "private"), pairs("spoiled"))
+def test_a_bad_unit_moves_nothing_and_costs_nobody_else(case, private, caplog):
+    good, spoiled = private
+    mechanism, slack = case.build(1e-5), case.bound * 1e-6
+    empty = case.run(mechanism, rows(0), Randomness.seeded(1))
+    caplog.set_level(logging.DEBUG)
+    without = case.call(mechanism, good, Randomness.seeded(1))
+    assert not caplog.records
+    changed = case.call(mechanism, spoiled, Randomness.seeded(1))
+    np.testing.assert_allclose(changed, without, rtol=0, atol=slack)
+    assert np.linalg.norm(without - empty) > case.bound / 10
+    # The site's own log, and no private value in it.
+    assert {record.name for record in caplog.records} <= {"dp_risk.site"}
+    assert SECRET not in caplog.text
+
+
+@every_case
+def test_malformed_units_are_counted_in_the_sites_own_log(case, caplog):
+    caplog.set_level(logging.WARNING)
+    case.run(case.build(NOISE), rows(5).plus(one(math.nan)), Randomness.seeded(1))
+    found = [(record.name, record.args) for record in caplog.records]
+    assert found == ([("dp_risk.site", (1,))] if case.reads else [])
+
+
+def is_mechanism(kind):
+    """Whether a class has an event and can be called."""
+    names = {*dir(kind), *getattr(kind, "__dataclass_fields__", ())}
+    return {"event", "__call__"} <= names and not getattr(kind, "_is_protocol", False)
+
+
 def test_no_mechanism_is_left_out():
-    """A class with an event, a sensitivity and a call is a mechanism, and is in CASES."""
     found = set()
-    for path in Path(inspect.getfile(dp_risk.privacy)).parent.glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and node.name != "Mechanism":
-                methods = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
-                if {"event", "sensitivity", "__call__"} <= methods:
-                    found.add(node.name)
-    assert found == {type(case.build(NOISE)).__name__ for case in CASES}
+    for name in [m.name for m in pkgutil.iter_modules(dp_risk.privacy.__path__)]:
+        room = importlib.import_module(f"dp_risk.privacy.{name}")
+        found |= {kind for _, kind in inspect.getmembers(room, inspect.isclass)}
+    mechanisms = {kind.__name__ for kind in found if is_mechanism(kind)}
+    assert mechanisms == {type(case.build(NOISE)).__name__ for case in CASES}
+
+
+def test_a_new_mechanism_would_be_found():
+    class Inherits(DPSGD):
+        pass
+
+    @dataclass
+    class Fields:
+        event: Event
+        sensitivity: float
+
+        def __call__(self, private, randomness):
+            return {}
+
+    assert is_mechanism(Inherits)
+    assert is_mechanism(Fields)
+    assert not is_mechanism(Mechanism)
+    assert not is_mechanism(Event)

@@ -108,3 +108,19 @@ def test_an_mlp_answers_to_every_input():
 def test_only_known_models_with_possible_options(name, options):
     with pytest.raises(ConfigurationError, match="model"):
         models.create(name, options)
+
+
+@every_model
+def test_records_of_accounts_give_what_records_give(name):
+    codes, values = rows(12).batch(np.arange(12)).inputs
+    model = models.build(name, {}, CODING, 1)
+    together = model(codes.reshape(2, 3, 2, -1), values.reshape(2, 3, 2, -1))
+    assert together.shape == (2, 3, 2)
+    torch.testing.assert_close(together.flatten(), model(codes, values), rtol=1e-12, atol=1e-12)
+
+
+@every_model
+def test_codes_of_another_coding_are_an_error(name):
+    codes, values = rows(3).batch(np.arange(3)).inputs
+    with pytest.raises(ValueError, match="coding"):
+        models.build(name, {}, CODING, 1)(codes[:, 1:], values)

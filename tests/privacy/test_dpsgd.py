@@ -9,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from dp_risk import models
+from dp_risk.data.coding import Coding
+from dp_risk.data.schema import Label, Schema, Text
 from dp_risk.privacy import dpsgd
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.dpsgd import DPSGD, dimension, load_weights
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
-from tests.conformance.cases import CODING, Rows, module, one, rows
+from tests.conformance.cases import CODING, Accounts, Rows, module, one, rows
 
 both_models = pytest.mark.parametrize("name", ["additive", "mlp"])
 MARGIN = 1 - 1e-3
@@ -291,3 +294,134 @@ def test_local_steps_stay_where_clipping_is_exact(without_noise):
     model = module("additive")
     steps(steps=2, local_rate=1e300)((model, rows(15)), Randomness.seeded(1))
     assert all(p.abs().max() <= 1e3 for p in model.parameters())
+
+
+NOTES = Coding(
+    schema=Schema(
+        name="t",
+        label=Label(column="y", positive=("1",)),
+        features={"note": Text(buckets=16, max_ngrams=10)},
+    )
+)
+
+
+def notes(*codes):
+    """Return one unit with ten n-grams."""
+    return Rows([codes], np.zeros((1, 0)), [1.0])
+
+
+def test_ten_equal_codes_count_a_hundred_in_the_squared_norm(without_noise):
+    equal, other = notes(*[5] * 10), notes(*range(1, 11))
+    error = 0.5
+    for units, squared in ((equal, 100), (other, 10)):
+        model = models.build("additive", {"linear": False}, NOTES, 1)
+        # One more for the bias; the clip norm lies between what ten and a hundred would give.
+        norm = error * math.sqrt(squared + 1)
+        clip = error * math.sqrt(50)
+        got = steps(clip_norm=clip)((model, units), Randomness.seeded(1))
+        flat = np.concatenate([a.ravel() for a in got.values()])
+        assert np.linalg.norm(flat) == pytest.approx(min(norm, clip * MARGIN), rel=1e-12)
+    row = steps(clip_norm=100.0)(
+        (models.build("additive", {"linear": False}, NOTES, 1), equal), Randomness.seeded(1)
+    )["terms.codes.weight"]
+    assert row[5].tolist() == [-10 * error]
+    assert np.count_nonzero(row) == 1
+
+
+@both_models
+@pytest.mark.parametrize("clip", [0.01, 0.7, 100.0])
+def test_repeated_codes_move_the_sum_by_at_most_the_clip_norm(name, clip, without_noise):
+    def build():
+        built = models.build(name, {}, NOTES, 1)
+        with torch.no_grad():
+            for p in built.parameters():
+                p += 0.1
+        return built
+
+    base = notes(1, 2, 3, 3, 3, 0, 0, 0, 0, 0).plus(notes(*[7] * 10))
+    changed = base.plus(notes(5, 5, 5, 5, 5, 5, 5, 5, 9, 9))
+    sums = [steps(clip_norm=clip)((build(), u), Randomness.seeded(1)) for u in (base, changed)]
+    moved = np.concatenate([(sums[1][key] - sums[0][key]).ravel() for key in sums[0]])
+    assert np.linalg.norm(moved) <= clip
+    expected, _ = by_hand(build(), changed, clip)
+    for key, value in expected.items():
+        np.testing.assert_allclose(sums[1][key], value, rtol=0, atol=1e-9)
+
+
+class Flat(torch.nn.Module):
+    """Reads accounts as records: what must never pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(CODING.n_values, 1).double()
+
+    def forward(self, codes, values):
+        return self.layer(values.flatten(0, 1)).reshape(codes.shape[:-1])
+
+
+def test_a_model_that_flattens_accounts_is_an_error():
+    with pytest.raises(RuntimeError, match="another number"):
+        steps()((Flat(), Accounts(rows(4))), Randomness.seeded(1))
+
+
+@both_models
+def test_one_account_of_any_shape_gives_what_its_records_give(name, without_noise):
+    # Copies of one record are that record, whatever the padding around them.
+    units = rows(9)
+    alone = steps()((module(name), units), Randomness.seeded(1))
+    copies = steps()((module(name), Accounts(units)), Randomness.seeded(1))
+    for key in alone:
+        np.testing.assert_allclose(copies[key], alone[key], rtol=0, atol=1e-12)
+
+
+class Broken(Rows):
+    """Rows of which some cannot be read at all."""
+
+    bad = frozenset({17, 300})
+
+    def batch(self, index):
+        found = super().batch(index)
+        if self.bad & set(index.tolist()):
+            raise OverflowError("a private value")
+        return found
+
+
+@both_models
+def test_units_that_raise_are_found_by_halving(name, without_noise, caplog):
+    good = rows(400)
+    units = Broken(good.codes, good.values, good.labels)
+    kept = [i for i in range(400) if i not in Broken.bad]
+    expected = steps()(
+        (module(name), Rows(good.codes[kept], good.values[kept], good.labels[kept])),
+        Randomness.seeded(1),
+    )
+    model = module(name)
+    got = steps()((model, units), Randomness.seeded(1))
+    for key in expected:
+        np.testing.assert_allclose(got[key], expected[key], rtol=0, atol=1e-12)
+    assert len(units.asked) < 60
+    assert caplog.messages == ["2 malformed units contribute zero to a step"]
+
+
+class Stumbles(torch.nn.Module):
+    """A model that raises late, after Opacus has kept the first layer's inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(CODING.n_values, 3).double()
+        self.last = torch.nn.Linear(3, 1).double()
+
+    def forward(self, codes, values):
+        hidden = self.first(values)
+        if (values > 1e5).any():
+            raise ArithmeticError
+        return self.last(hidden).squeeze(-1)
+
+
+def test_a_pass_that_was_not_finished_leaves_nothing_behind(without_noise):
+    torch.manual_seed(1)
+    model, good = Stumbles(), rows(11)
+    expected = steps(steps=2)((model, good), Randomness.seeded(1))
+    got = steps(steps=2)((model, one(1e6).plus(good).plus(one(1e6))), Randomness.seeded(1))
+    for key in expected:
+        np.testing.assert_allclose(got[key], expected[key], rtol=0, atol=1e-12)

@@ -110,3 +110,11 @@ def test_the_distance_to_the_accounted_gaussian_is_a_bound():
 def test_an_impossible_grid_is_refused(change):
     with pytest.raises(ValueError, match=r"."):
         Grid(**{"clip_norm": 1.0, "noise_multiplier": 1.0, "dimension": 1, **change})
+
+
+def test_a_sum_beyond_every_integer_does_not_wrap_round():
+    grid = Grid(clip_norm=1.0, noise_multiplier=1.0, dimension=2)
+    for huge in (1e17, 1e300):
+        low, high = grid.release(np.array([-huge, huge]), Randomness.seeded(1))
+        assert low < -1e12
+        assert high > 1e12
