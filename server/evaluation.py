@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from dp_risk.evaluation.private import CELLS, choose_bins, estimates, reliability
 from numpy.typing import NDArray
 
+from dp_risk.evaluation.private import CELLS, choose_bins, estimates, reliability
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
 from dp_risk.types import FederationError

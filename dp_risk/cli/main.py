@@ -159,7 +159,12 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
     verb.set_defaults(act=_data_describe)
 
-    site = add(verbs, "site", "a data holder's folder", "site init --help")
+    site = add(
+        verbs,
+        "site",
+        "a data holder's folder",
+        "site init mysite --data mine.csv --schema mine.schema.yaml --delta 1e-5",
+    )
     kinds = site.add_subparsers(dest="kind", required=True, metavar="WHAT")
     verb = add(
         kinds,
@@ -293,9 +298,14 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             "no utility: the data is not public and no estimate was charged, or nothing is held out"
         )
     else:
+        how = ", estimated with noise" if record["utility_source"] == "charged" else ""
         for name in ("auroc", "auprc"):
             e = utility[name]
-            screen.print(f"{name.upper()} {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})")
+            if e["value"] is None:
+                screen.print(f"{name.upper()}: too few units to tell{how}")
+                continue
+            figures = f"{e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f}{how})"
+            screen.print(f"{name.upper()} {figures}")
     screen.print(f"{record['seconds']:.1f} s; report: {folder / 'report.html'}")
     return folder
 

@@ -19,7 +19,7 @@ class Trial:
 
     Parameters
     ----------
-    overrides : str
+    overrides : list of str
         What was asked.
     outcome : str
         "done", or why it did not finish.
@@ -29,7 +29,7 @@ class Trial:
         Whether its report is written as HTML.
     """
 
-    overrides: str
+    overrides: list[str]
     outcome: str = "interrupted"
     folder: Path | None = None
     html: bool = True
@@ -44,7 +44,7 @@ class Search:
 
     def begin(self, overrides: list[str]) -> Trial:
         """Add a trial."""
-        self.trials.append(Trial(overrides=" ".join(overrides)))
+        self.trials.append(Trial(overrides=overrides))
         return self.trials[-1]
 
     def watch(self, federation: Path) -> None:
@@ -75,9 +75,15 @@ class Search:
             What all trials cost; None where nothing is protected.
         """
         total = self.cost()
+        same = set.intersection(*(set(trial.overrides) for trial in self.trials))
         table = [
-            {"job": job, "overrides": t.overrides, "outcome": t.outcome, **_figures(t.folder)}
-            for job, t in enumerate(self.trials)
+            {
+                "job": job,
+                "overrides": " ".join(o for o in trial.overrides if o not in same),
+                "outcome": trial.outcome,
+                **_figures(trial.folder),
+            }
+            for job, trial in enumerate(self.trials)
         ]
         for job, trial in enumerate(self.trials):
             if trial.folder is None:

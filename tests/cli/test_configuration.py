@@ -53,14 +53,14 @@ def test_a_yaml_builds_its_class(path: Path, tiny_file: Path) -> None:
     assert type(made) is get_class(target)
 
 
-@pytest.mark.parametrize("group", ["run", "sites", "frontier"])
+@pytest.mark.parametrize("group", ["run", "sites", "server", "frontier"])
 def test_the_root_has_exactly_the_fields_that_are_read(group: str) -> None:
     content = yaml.safe_load((CONF / "config.yaml").read_text())
     built = getattr(settings([]), group)
     assert set(content[group]) == {field.name for field in dataclasses.fields(built)}
     names = {next(iter(line)) for line in content["defaults"] if isinstance(line, dict)}
     assert names == {path.parent.name for path in GROUPS}
-    assert set(content) == {"defaults", "seed", "run", "sites", "frontier"}
+    assert set(content) == {"defaults", "seed", "run", "sites", "server", "frontier"}
 
 
 def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

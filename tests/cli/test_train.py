@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dp_risk.privacy.accounting import gaussian_epsilon, gaussian_mu
 from tests.federation import history, kinds
 
 from .conftest import Run
@@ -25,23 +27,22 @@ def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def test_private_rows_train_and_are_charged_and_tell_no_utility(
+def test_private_rows_train_and_everything_is_charged(
     run: Run, tmp_path: Path, private: list[str]
 ) -> None:
     said = run("train", "privacy.epsilon=2", *private, "run.dir=out")
     assert said.code == 0, said.err
     assert said.err == ""
-    assert "no utility" in said.out
     record = read(tmp_path / "out" / "run.json")
     assert record["schema_version"] == 1
-    assert record["utility"] is None
     assert record["epsilon_spent"] <= 2.0
     assert record["epsilon_spent"] == pytest.approx(2.0, rel=0.02)
-    assert [c["purpose"] for c in record["charges"]] == ["counts", "training"]
+    purposes = [c["purpose"] for c in record["charges"]]
+    assert purposes == ["counts", "training", "score_bins", "evaluation"]
     folders = sites(tmp_path / "runs" / "sites")
     assert len(folders) == 2
     for folder, site in zip(folders, record["sites"], strict=True):
-        assert kinds(folder) == ["open", "reserve", *["charge", "release"] * 4, "close"]
+        assert kinds(folder) == ["open", "reserve", *["charge", "release"] * 6, "close"]
         assert history(folder)[-1][1] == site["ledger_head"]
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {
@@ -131,7 +132,7 @@ def test_a_second_run_charges_the_same_ledgers(
     assert len(sites(tmp_path / "runs" / "sites")) == 2
     assert used[1]["lifetime_used"] == pytest.approx(2 * used[0]["lifetime_used"])
     assert used[1]["epsilon_lifetime"] > used[0]["epsilon_lifetime"]
-    once = ["reserve", *["charge", "release"] * 4, "close"]
+    once = ["reserve", *["charge", "release"] * 6, "close"]
     for folder in sites(tmp_path / "runs" / "sites"):
         assert kinds(folder) == ["open", *once, *once]
 
@@ -158,7 +159,7 @@ def test_a_budget_that_is_gone_is_code_3_and_nothing_happens(
         assert said.out == ""
         assert [history(folder) for folder in folders] == before
         assert not (tmp_path / "two").exists()
-        assert {p.name for p in (tmp_path / "runs").iterdir()} == {"sites"}
+        assert {p.name for p in (tmp_path / "runs").iterdir()} == {"sites", "server"}
 
 
 def test_a_wider_budget_on_the_command_line_opens_nothing(
@@ -179,6 +180,8 @@ def test_a_wider_budget_on_the_command_line_opens_nothing(
         "data.holdout=0.3",
         "partition.seed=1",
         "data.public=true",
+        "data.stable_ids=true",
+        "privacy.delta=1e-6",
     ],
 )
 def test_private_rows_are_dealt_out_once(
@@ -199,7 +202,11 @@ def test_a_seeded_run_says_so_and_that_sizes_are_public(
     assert run("train", "privacy.epsilon=2", *public, *SEEDED, "run.dir=out").code == 0
     record = read(tmp_path / "out" / "run.json")
     assert any("seed" in line for line in record["assumptions"])
-    assert [c["purpose"] for c in record["charges"]] == ["training"]
+    assert [c["purpose"] for c in record["charges"]] == [
+        "training",
+        "score_bins",
+        "evaluation",
+    ]
     assert any("public" in line for line in record["assumptions"])
 
 
@@ -265,6 +272,64 @@ def test_report_renders_again_and_signs(run: Run, tmp_path: Path, private: list[
     assert run("report", "out").code == 0
     assert page.read_text() == whole
     assert run("verify", "out").code == 0
+
+
+def test_a_sweep_charges_every_trial_and_every_report_says_what_the_search_cost(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    before = run("train", "privacy.epsilon=1", *private, "run.dir=earlier")
+    assert before.code == 0
+    said = run(
+        "train", "-m", "privacy.epsilon=1", "model.linear=true,false", *private, "run.dir=out",
+        "federation.min_sites=1,9",
+    )  # fmt: skip
+    assert said.code == 2
+    [folder, _] = sites(tmp_path / "runs" / "sites")
+    assert kinds(folder).count("reserve") == 3
+    [one, two] = [read(tmp_path / "out" / str(job) / "run.json") for job in (0, 2)]
+    assert [t["outcome"][:4] for t in one["search"]["trials"]] == ["done", "fede", "done", "fede"]
+    assert one["search"]["trials"] == two["search"]["trials"]
+    assert (one["search"]["job"], two["search"]["job"]) == (0, 2)
+    # Two full-batch schedules of epsilon 1 are one Gaussian of sqrt(2) times the ratio.
+    mu = gaussian_mu(one["epsilon_spent"], 0.99e-5)
+    both = gaussian_epsilon(math.sqrt(2) * mu, 0.99e-5)
+    assert one["search"]["epsilon"] == pytest.approx(both, rel=1e-6)
+    assert "search: 4 trials cost epsilon" in said.out
+    page = (tmp_path / "out" / "2" / "report.html").read_text()
+    assert "What the search cost" in page
+    assert "model.linear=False federation.min_sites=1<" in page
+    assert run("verify", tmp_path / "out" / "2").code == 0
+    assert "search" not in read(tmp_path / "earlier" / "run.json")
+
+
+def test_private_rows_without_ids_pay_for_both_splits_in_sequence(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    assert run("train", "privacy.epsilon=2", *private, "run.dir=out").code == 0
+    record = read(tmp_path / "out" / "run.json")
+    assert {c["split"] for c in record["charges"]} == {"both"}
+    assert record["epsilon_by_split"]["both"] == pytest.approx(2.0, rel=1e-3)
+    fixed = [*private, "data.stable_ids=true", "data.name=fixed"]
+    assert run("train", "privacy.epsilon=2", *fixed, "run.dir=fixed").code == 0
+    record = read(tmp_path / "fixed" / "run.json")
+    assert set(record["epsilon_by_split"]) == {"train", "holdout"}
+
+
+def test_what_was_measured_of_private_rows_is_only_what_was_charged(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    said = run("train", "privacy.epsilon=8", *private, "run.dir=out")
+    assert said.code == 0
+    record = read(tmp_path / "out" / "run.json")
+    assert record["utility_source"] == "charged"
+    assert record["utility"] == record["estimates"]["metrics"]
+    none = [*private, "privacy.allocation.evaluation=0"]
+    said = run("train", "privacy.epsilon=1", *none, "run.dir=none")
+    assert said.code == 0
+    record = read(tmp_path / "none" / "run.json")
+    assert record["utility"] is None
+    assert {c["purpose"] for c in record["charges"]} == {"counts", "training"}
+    assert "no utility" in said.out
 
 
 def test_ledger_show_and_verify(run: Run, tmp_path: Path, private: list[str]) -> None:
