@@ -24,6 +24,8 @@ from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1
 _MANIFEST = "manifest.json"
+_MANIFEST_VERSION = 2
+_CONTEXT = "dp-risk run"
 
 
 def run_folder(asked: str | None, verb: str, job: int | None) -> Path:
@@ -95,8 +97,8 @@ def write_report(folder: Path, *, html: bool) -> None:
         (folder / "report.html").write_text(render(report))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an artefact.
+def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
+    """Read an artefact of a version up to `newest`.
 
     Raises
     ------
@@ -110,9 +112,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk") from None
     if not isinstance(version, int):
         raise ConfigurationError(f"{path}: its schema_version is no number")
-    if version > SCHEMA_VERSION:
+    if version > newest:
         raise ConfigurationError(
-            f"{path}: version {version} is newer than this program understands ({SCHEMA_VERSION})"
+            f"{path}: version {version} is newer than this program understands ({newest})"
         )
     return dict(data)
 
@@ -142,6 +144,17 @@ def sign(folder: Path) -> None:
 
 def _text(manifest: dict[str, Any]) -> str:
     return json.dumps(manifest, indent=2) + "\n"
+
+
+def _signed(manifest: dict[str, Any]) -> bool:
+    body = {name: value for name, value in manifest.items() if name != "signature"}
+    public, signature = body["public_key"], manifest["signature"]
+    if manifest["schema_version"] == 1:
+        # Version 1 signed without a context and without the key, and wrote base64.
+        old = {"schema_version": 1, "files": body["files"]}
+        bare = base64.b64decode(signature).hex()
+        return keyring.verify(public, None, canonical(old), bare)
+    return keyring.verify(public, _CONTEXT, canonical(body), signature)
 
 
 def trusted(keys: Path, public: str) -> bool:
@@ -175,8 +188,17 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
     VerificationError
         Naming the first thing that does not hold.
     """
-    manifest = read_json(folder / _MANIFEST)
-    files = manifest["files"]
+    path = folder / _MANIFEST
+    if not path.exists():
+        raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk")
+    try:
+        manifest = read_json(path, newest=_MANIFEST_VERSION)
+        good = path.read_bytes() == _text(manifest).encode() and _signed(manifest)
+        files = dict(manifest["files"])
+    except (ConfigurationError, ValueError, KeyError, TypeError):
+        good = False
+    if not good:
+        raise VerificationError(f"{path}: changed since it was signed: the signature does not hold")
     there = {
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST
     }
@@ -187,18 +209,10 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
             raise VerificationError(f"{folder / name}: not in the manifest")
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
             raise VerificationError(f"{folder / name}: changed since it was signed")
-    body = {"schema_version": manifest["schema_version"], "files": files}
-    try:
-        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(manifest["public_key"]))
-        public.verify(base64.b64decode(manifest["signature"]), canonical(body))
-    except (InvalidSignature, ValueError, KeyError):
-        raise VerificationError(f"{folder / _MANIFEST}: the signature does not hold") from None
     lines = [f"{len(files)} files hold against the manifest, and its signature holds"]
     if keys is None:
         lines.append("integrity only: no keys given, so who signed is not checked (--keys FILE)")
-    elif not keys.is_file():
-        raise ConfigurationError(f"{keys}: no such file")
-    elif manifest["public_key"] not in keys.read_text().split():
+    elif not trusted(keys, str(manifest["public_key"])):
         raise VerificationError(f"{folder / _MANIFEST}: signed by a key that is not in {keys}")
     else:
         lines.append("signed by a key that you trust")

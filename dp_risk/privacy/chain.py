@@ -140,8 +140,8 @@ def check_links(entries: Iterable[Entry]) -> Entry:
         Naming the first entry that does not hold.
     """
     last: Entry | None = None
-    for last in _linked(entries):
-        pass
+    for entry in _linked(entries):
+        last = entry
     if last is None:
         raise _broken(0)
     return last
@@ -290,9 +290,7 @@ class Chain:
             If the ledger was opened without the site's key.
         """
         if self._key is None:
-            raise Refused(
-                f"{self.path}: the ledger was opened without the site's key, to read only"
-            )
+            raise Refused(f"{self.path}: opened to read only: writing needs the site's key")
         self.change("BEGIN IMMEDIATE")
         try:
             yield

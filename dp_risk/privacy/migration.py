@@ -20,7 +20,13 @@ from dp_risk.privacy import keys, seal
 from dp_risk.privacy.account import Account, Terms
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import (
-    GARBLED, RUN_INDEX, SCHEMA_VERSION, Chain, check, check_links, connect,
+    GARBLED,
+    RUN_INDEX,
+    SCHEMA_VERSION,
+    Chain,
+    check,
+    check_links,
+    connect,
 )  # fmt: skip
 from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
@@ -62,7 +68,7 @@ def migrate(path: Path, account: Account, *, key: keys.Key) -> Path:
             with chain.transaction():
                 if chain.version() != 1:
                     raise Refused(f"{path}: not a ledger of version 1: nothing to migrate")
-                old = dict(chain.rows("SELECT key, value FROM meta"))  # type: ignore[arg-type]
+                old = dict(chain.rows("SELECT key, value FROM meta"))
                 backup = _keep(path)
                 _migrate(chain, _account(path, json.loads(old["account"]), account), old)
             seal.write(chain)

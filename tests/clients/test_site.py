@@ -49,7 +49,6 @@ def test_a_malformed_site_file_is_a_configuration_error(site: Path, text: str) -
 @pytest.mark.parametrize(
     "changes",
     [
-        {"lifetime_epsilon": 100.0},
         {"delta": 1e-6},
         {"dataset": "other"},
         {"public": True},
