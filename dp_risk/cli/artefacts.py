@@ -143,7 +143,10 @@ def sign(folder: Path) -> None:
 
 
 def _text(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, indent=2) + "\n"
+    files = {name: manifest["files"][name] for name in sorted(manifest["files"], key=Path)}
+    order = ("schema_version", "files", "public_key", "signature")
+    whole = {**{name: manifest[name] for name in order}, "files": files}
+    return json.dumps(whole, indent=2) + "\n"
 
 
 def _signed(manifest: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from dp_risk.privacy.chain import (
     check,
     check_links,
     connect,
+    sync,
 )  # fmt: skip
 from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
@@ -129,6 +130,7 @@ def _keep(path: Path) -> Path:
                 os.fsync(file.fileno())
             try:
                 os.link(copy, backup)
+                sync(path.parent)
             except FileExistsError:
                 with closing(connect(backup, write=False)) as source:
                     same = _hashes(source) == hashes

@@ -297,6 +297,8 @@ def test_a_tampered_byte_in_any_entry_is_found(data):
         mint(ledger)
         ledger.close("r")
         entries = ledger.verify().entries
+        # It would refuse some changes itself.
+        ledger._chain.connection.execute("DROP INDEX entry_run")
         sequence = data.draw(st.integers(0, entries - 1), label="entry")
         column = data.draw(st.sampled_from(COLUMNS), label="column")
         query = f"SELECT {column} FROM entry WHERE sequence = ?"
