@@ -12,14 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from dp_risk.cli.training import load_model
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.models.additive import shapes
+from dp_risk.privacy import keys as keyring
 from dp_risk.privacy.release import canonical
 from dp_risk.report.facts import build
 from dp_risk.report.render import render
@@ -27,6 +24,8 @@ from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1
 _MANIFEST = "manifest.json"
+_MANIFEST_VERSION = 2
+_CONTEXT = "dp-risk run"
 
 
 def run_folder(asked: str | None, verb: str, job: int | None) -> Path:
@@ -98,8 +97,8 @@ def write_report(folder: Path, *, html: bool) -> None:
         (folder / "report.html").write_text(render(report))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an artefact.
+def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
+    """Read an artefact of a version up to `newest`.
 
     Raises
     ------
@@ -113,24 +112,17 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk") from None
     if not isinstance(version, int):
         raise ConfigurationError(f"{path}: its schema_version is no number")
-    if version > SCHEMA_VERSION:
+    if version > newest:
         raise ConfigurationError(
-            f"{path}: version {version} is newer than this program understands ({SCHEMA_VERSION})"
+            f"{path}: version {version} is newer than this program understands ({newest})"
         )
     return dict(data)
 
 
-def _signing_key() -> Ed25519PrivateKey:
+def _signing_key() -> keyring.Key:
     """Return this user's signing key, made on first use."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    path = home / "dp-risk" / "signing.key"
-    if path.exists():
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
-    key = Ed25519PrivateKey.generate()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-        handle.write(key.private_bytes_raw().hex())
-    return key
+    return keyring.load_or_create(home / "dp-risk" / "signing.key")
 
 
 def sign(folder: Path) -> None:
@@ -140,17 +132,48 @@ def sign(folder: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _MANIFEST
     }
-    body = {"schema_version": SCHEMA_VERSION, "files": files}
     key = _signing_key()
-    public = key.public_key().public_bytes(
-        serialization.Encoding.Raw, serialization.PublicFormat.Raw
-    )
-    signed = {
-        **body,
-        "public_key": public.hex(),
-        "signature": base64.b64encode(key.sign(canonical(body))).decode(),
+    body = {
+        "schema_version": _MANIFEST_VERSION,
+        "files": files,
+        "public_key": keyring.public_hex(key),
     }
-    (folder / _MANIFEST).write_text(json.dumps(signed, indent=2) + "\n")
+    signature = keyring.sign(key, _CONTEXT, canonical(body))
+    (folder / _MANIFEST).write_text(_text({**body, "signature": signature}))
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    files = {name: manifest["files"][name] for name in sorted(manifest["files"], key=Path)}
+    order = ("schema_version", "files", "public_key", "signature")
+    whole = {**{name: manifest[name] for name in order}, "files": files}
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def _signed(manifest: dict[str, Any]) -> bool:
+    body = {name: value for name, value in manifest.items() if name != "signature"}
+    public, signature = body["public_key"], manifest["signature"]
+    if manifest["schema_version"] == 1:
+        # Version 1 signed without a context and without the key, and wrote base64.
+        old = {"schema_version": 1, "files": body["files"]}
+        bare = base64.b64decode(signature).hex()
+        return keyring.verify(public, None, canonical(old), bare)
+    return keyring.verify(public, _CONTEXT, canonical(body), signature)
+
+
+def trusted(keys: Path, public: str) -> bool:
+    """Whether a public key is in a file of trusted ones, one in hexadecimal a line.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read.
+    """
+    try:
+        return public in keys.read_text().split()
+    except OSError as error:
+        raise ConfigurationError(f"{keys}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigurationError(f"{keys}: not a file of keys") from None
 
 
 def verify(folder: Path, keys: Path | None) -> list[str]:
@@ -168,8 +191,17 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
     VerificationError
         Naming the first thing that does not hold.
     """
-    manifest = read_json(folder / _MANIFEST)
-    files = manifest["files"]
+    path = folder / _MANIFEST
+    if not path.exists():
+        raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk")
+    try:
+        manifest = read_json(path, newest=_MANIFEST_VERSION)
+        good = path.read_bytes() == _text(manifest).encode() and _signed(manifest)
+        files = dict(manifest["files"])
+    except (ConfigurationError, ValueError, KeyError, TypeError):
+        good = False
+    if not good:
+        raise VerificationError(f"{path}: changed since it was signed: the signature does not hold")
     there = {
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST
     }
@@ -180,18 +212,10 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
             raise VerificationError(f"{folder / name}: not in the manifest")
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
             raise VerificationError(f"{folder / name}: changed since it was signed")
-    body = {"schema_version": manifest["schema_version"], "files": files}
-    try:
-        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(manifest["public_key"]))
-        public.verify(base64.b64decode(manifest["signature"]), canonical(body))
-    except (InvalidSignature, ValueError, KeyError):
-        raise VerificationError(f"{folder / _MANIFEST}: the signature does not hold") from None
     lines = [f"{len(files)} files hold against the manifest, and its signature holds"]
     if keys is None:
         lines.append("integrity only: no keys given, so who signed is not checked (--keys FILE)")
-    elif not keys.is_file():
-        raise ConfigurationError(f"{keys}: no such file")
-    elif manifest["public_key"] not in keys.read_text().split():
+    elif not trusted(keys, str(manifest["public_key"])):
         raise VerificationError(f"{folder / _MANIFEST}: signed by a key that is not in {keys}")
     else:
         lines.append("signed by a key that you trust")

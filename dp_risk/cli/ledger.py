@@ -86,6 +86,8 @@ def _show(options: argparse.Namespace) -> None:
         "filter_order": ledger.filter.order,
         "public_key": ledger.public_key,
         "lifetime_epsilon": state.lifetime_epsilon,
+        "spent_epsilon": state.spent_epsilon,
+        "left_epsilon": state.left_epsilon,
         "retired": state.retired,
         "note": note,
         "accounts": {s: dataclasses.asdict(b) for s, b in state.balances.items()},

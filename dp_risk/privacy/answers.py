@@ -43,7 +43,7 @@ class Answers:
     def paid(self, run: str) -> dict[str, int]:
         """Return the number of rounds paid, by purpose."""
         query = "SELECT purpose, COUNT(*) FROM answer WHERE run = ? GROUP BY purpose"
-        return dict(self._chain.rows(query, run))  # type: ignore[arg-type]
+        return dict(self._chain.rows(query, run))
 
     def store(self, release: Mapping[str, NDArray[Any]], entry: Entry) -> None:
         """Store what an entry released, for the same request to be answered again.

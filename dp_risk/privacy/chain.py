@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,10 @@ LOG = logging.getLogger("dp_risk.ledger")
 SCHEMA_VERSION = 2
 CONTEXT = "dp-risk ledger"
 # What a byte that changed in a file can make of reading it, beside errors of SQLite.
-GARBLED = (sqlite3.Error, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+GARBLED = (
+    ConfigurationError, sqlite3.Error, ValueError, TypeError, KeyError, AttributeError,
+    OverflowError,
+)  # fmt: skip
 _CHUNK = 500
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -57,8 +61,17 @@ class Entry:
 
     @cached_property
     def body(self) -> Mapping[str, Any]:
-        """What the entry says."""
-        return dict(json.loads(self.text))
+        """What the entry says.
+
+        Raises
+        ------
+        ConfigurationError
+            If the text is damaged.
+        """
+        try:
+            return dict(json.loads(self.text))
+        except (ValueError, TypeError, RecursionError):
+            raise _damaged(self.sequence) from None
 
     @property
     def holds(self) -> bool:
@@ -140,8 +153,8 @@ def check_links(entries: Iterable[Entry]) -> Entry:
         Naming the first entry that does not hold.
     """
     last: Entry | None = None
-    for last in _linked(entries):
-        pass
+    for entry in _linked(entries):
+        last = entry
     if last is None:
         raise _broken(0)
     return last
@@ -179,6 +192,15 @@ def _entry_hash(previous: str, sequence: int, time: str, kind: str, body: str) -
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def sync(folder: Path) -> None:
+    """Put the names in a folder on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
@@ -227,22 +249,24 @@ class Chain:
         ConfigurationError
             If there is no ledger, or the file is unreadable or of another version.
         """
-        absent = ConfigurationError(f"{path}: no ledger here")
-        if not path.exists() and (key is None or opening is None):
-            raise absent
+        if not path.exists():
+            if key is None or opening is None:
+                raise ConfigurationError(f"{path}: no ledger here")
+            cls._create(path, key, opening())
         with _one_line(path):
             chain = cls(path, connect(path, write=key is not None), key)
         try:
             version = chain.version()
             if version is None:
-                if key is None or opening is None:
-                    raise absent
-                chain._create(opening())
-            elif version == 1:
+                # A new chain in its place would be a fresh budget on the same people.
+                raise ConfigurationError(
+                    f"{path}: the ledger cannot be used: the file is empty; restore it"
+                )
+            if version == 1:
                 raise ConfigurationError(
                     f"{path}: a ledger of version 1: run `dp-risk ledger migrate SITE` once"
                 )
-            elif version != SCHEMA_VERSION:
+            if version != SCHEMA_VERSION:
                 raise ConfigurationError(
                     f"{path}: ledger version {version} is newer than this program understands "
                     f"({SCHEMA_VERSION})"
@@ -261,15 +285,27 @@ class Chain:
             raise ConfigurationError(f"{self.path}: the ledger cannot be used: it has no version")
         return int(found[0][0])
 
-    def _create(self, body: Mapping[str, Any]) -> None:
-        with self.transaction():
-            if self.version() is not None:
-                # Another process made it first.
-                return
-            for statement in (*_TABLES, RUN_INDEX):
-                self.change(statement)
-            self.change("INSERT INTO meta VALUES ('schema_version', ?)", str(SCHEMA_VERSION))
-            self._insert(0, "open", body, os.urandom(32).hex())
+    @classmethod
+    def _create(cls, path: Path, key: keys.Key, body: Mapping[str, Any]) -> None:
+        """Make a chain that appears whole or not at all; of two processes one wins."""
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".opening-") as folder:
+                whole = Path(folder) / path.name
+                with _one_line(path):
+                    chain = cls(whole, connect(whole, write=True), key)
+                with closing(chain), chain.transaction():
+                    for statement in (*_TABLES, RUN_INDEX):
+                        chain.change(statement)
+                    version = str(SCHEMA_VERSION)
+                    chain.change("INSERT INTO meta VALUES ('schema_version', ?)", version)
+                    chain._insert(0, "open", body, os.urandom(32).hex())
+                with suppress(FileExistsError):
+                    os.link(whole, path)
+            sync(path.parent)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path}: the ledger cannot be made: {error.strerror}"
+            ) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -295,17 +331,19 @@ class Chain:
             If the ledger was opened without the site's key.
         """
         if self._key is None:
-            raise Refused(
-                f"{self.path}: the ledger was opened without the site's key, to read only"
-            )
+            raise Refused(f"{self.path}: opened to read only: writing needs the site's key")
         self.change("BEGIN IMMEDIATE")
         try:
             yield
             self.change("COMMIT")
-        except BaseException:
+        except BaseException as error:
             # After some errors, such as a full disk, SQLite has rolled back already.
             if self.connection.in_transaction:
                 self.change("ROLLBACK")
+            if isinstance(error, KeyError | AttributeError):
+                raise ConfigurationError(
+                    f"{self.path}: the ledger cannot be used: an entry is damaged"
+                ) from error
             raise
 
     @contextmanager
@@ -319,8 +357,19 @@ class Chain:
                 self.change("ROLLBACK")
 
     def append(self, kind: str, body: Mapping[str, Any]) -> Entry:
-        """Add and sign an entry, inside a transaction."""
+        """Add and sign an entry, inside a transaction.
+
+        Raises
+        ------
+        ConfigurationError
+            If the entry in front of it is not one that this key signed.
+        """
         last = self.last()
+        unsigned = last.signature is None and kind == "migrate"
+        if not unsigned and not keys.verify(
+            self.public_key, CONTEXT, last.hash.encode(), str(last.signature)
+        ):
+            raise _damaged(last.sequence)
         return self._insert(last.sequence + 1, kind, body, last.hash, last.time)
 
     def _insert(
@@ -357,23 +406,23 @@ class Chain:
         found = self.rows("SELECT * FROM entry ORDER BY sequence DESC LIMIT 1")
         if not found:
             raise ConfigurationError(f"{self.path}: the ledger cannot be used: it has no entry")
-        return _entry(found[0])
+        return _whole(found[0])
 
     def at(self, sequence: int) -> Entry | None:
         """Return one entry."""
         found = self.rows("SELECT * FROM entry WHERE sequence = ?", sequence)
-        return _entry(found[0]) if found else None
+        return _whole(found[0]) if found else None
 
     def latest(self, kind: str) -> Entry | None:
         """Return the newest entry of a kind."""
         query = "SELECT * FROM entry WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
         found = self.rows(query, kind)
-        return _entry(found[0]) if found else None
+        return _whole(found[0]) if found else None
 
     def of(self, kind: str) -> list[Entry]:
         """Return all entries of a kind, in order."""
         return [
-            _entry(row)
+            _whole(row)
             for row in self.rows("SELECT * FROM entry WHERE kind = ? ORDER BY sequence", kind)
         ]
 
@@ -401,7 +450,7 @@ class Chain:
 def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(f"{path}: the ledger cannot be used: {reason}") from None
 
@@ -412,3 +461,20 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         sequence=sequence, time=time, kind=kind, text=text, previous=previous, hash=hashed,
         signature=signature,
     )  # fmt: skip
+
+
+def _whole(row: tuple[Any, ...]) -> Entry:
+    entry = _entry(row)
+    try:
+        holds = entry.holds
+    except GARBLED:
+        holds = False
+    if not holds:
+        raise _damaged(entry.sequence)
+    return entry
+
+
+def _damaged(sequence: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"ledger entry {sequence} does not hold: run `dp-risk ledger verify SITE`"
+    )

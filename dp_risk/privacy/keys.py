@@ -68,7 +68,9 @@ def public_hex(key: Key) -> str:
     return key.public_key().public_bytes_raw().hex()
 
 
-def _bound(context: str, message: bytes) -> bytes:
+def _bound(context: str | None, message: bytes) -> bytes:
+    if context is None:
+        return message
     # No context holds a zero byte, so that no two pairs give the same bytes.
     if "\0" in context:
         raise ValueError("a context holds no zero byte")
@@ -90,8 +92,11 @@ def sign(key: Key, context: str, message: bytes) -> str:
     return key.sign(_bound(context, message)).hex()
 
 
-def verify(public: str, context: str, message: bytes, signature: str) -> bool:
-    """Whether a signature holds; malformed keys and signatures do not."""
+def verify(public: str, context: str | None, message: bytes, signature: str) -> bool:
+    """Whether a signature holds; malformed keys and signatures do not.
+
+    No context is for what older programs signed without one; nothing is signed so any more.
+    """
     try:
         if (public, signature) != (public.lower(), signature.lower()):
             return False

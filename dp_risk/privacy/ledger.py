@@ -77,6 +77,11 @@ class Ledger:
         def opening() -> dict[str, Any]:
             assert account is not None
             assert key is not None
+            if seal.place(path).exists():
+                raise Refused(
+                    f"{path}: the ledger is gone and its seal is there: restore it; a new one "
+                    "would be a fresh budget on the same people"
+                )
             try:
                 order = Filter.open(account.lifetime_epsilon, account.delta).order
             except ValueError as error:
@@ -516,7 +521,7 @@ class Ledger:
                 self._answers.check(self.entries(), open_run)
                 self._chain.check_file()
             sealed = seal.check(self._chain, verified)
-        except (ConfigurationError, *GARBLED) as error:
+        except GARBLED as error:
             raise VerificationError(f"{path}: the ledger does not hold: {error}") from None
         return dataclasses.replace(verified, sealed=sealed)
 

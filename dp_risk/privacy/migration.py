@@ -27,6 +27,7 @@ from dp_risk.privacy.chain import (
     check,
     check_links,
     connect,
+    sync,
 )  # fmt: skip
 from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
@@ -68,7 +69,7 @@ def migrate(path: Path, account: Account, *, key: keys.Key) -> Path:
             with chain.transaction():
                 if chain.version() != 1:
                     raise Refused(f"{path}: not a ledger of version 1: nothing to migrate")
-                old = dict(chain.rows("SELECT key, value FROM meta"))  # type: ignore[arg-type]
+                old = dict(chain.rows("SELECT key, value FROM meta"))
                 backup = _keep(path)
                 _migrate(chain, _account(path, json.loads(old["account"]), account), old)
             seal.write(chain)
@@ -129,6 +130,7 @@ def _keep(path: Path) -> Path:
                 os.fsync(file.fileno())
             try:
                 os.link(copy, backup)
+                sync(path.parent)
             except FileExistsError:
                 with closing(connect(backup, write=False)) as source:
                     same = _hashes(source) == hashes

@@ -119,7 +119,7 @@ def test_the_model_was_trained(deployment: Deployment):
 def test_each_site_paid_for_every_release_and_closed(deployment: Deployment):
     for site in deployment.sites:
         entries = deployment.entries(site)
-        assert deployment.ledger(site).verify() == len(entries)
+        assert deployment.ledger(site).verify().entries == len(entries)
         paid = ["charge", "release"] * ROUNDS
         assert [entry.kind for entry in entries] == ["open", "reserve", *paid, "close"]
         assert {entry.body["run"] for entry in entries[1:]} == {deployment.job.run}
