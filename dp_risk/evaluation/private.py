@@ -32,7 +32,8 @@ _MIN_BINS, _MAX_BINS = 4, 20
 _BIN_STDS = 4.0  # a bin should hold this many standard deviations of a position cell's noise
 _TOP = 0.005  # the highest scores are split down to bins of this share
 _ATOMS = 8  # points that stand for the scores inside a bin
-_DETAIL_STDS = 2.5  # a difference between halves counts above this many standard deviations
+_SHIFTS = 16  # of the histogram, in denoising
+_DETAIL_STDS = 2.5  # a difference counts above this many standard deviations
 
 
 def score_position(logits: ArrayLike) -> Floats:
@@ -210,14 +211,14 @@ def estimates(
     fine = _refinement(bins)
     observed = (counts @ fine)[None]
     drawn = (counts + noise + sampled) @ fine
-    scores = bins.scores.ravel()
+    scores, parts = bins.scores.ravel(), np.repeat(bins.shares / _ATOMS, _ATOMS)
 
     def spread(metric: Callable[[Floats], Floats]) -> Estimate:
         return _estimate(float(metric(observed)[0]), metric(drawn))
 
     return {
         "auroc": spread(_auroc),
-        "auprc": spread(_auprc),
+        "auprc": spread(lambda h: _auprc(h, parts)),
         "recall_at_fpr_1pct": spread(_recall),
         "precision_at_1pct": spread(lambda h: _precision(h, capacity)),
         "brier": spread(lambda h: _brier(h, scores)),
@@ -282,14 +283,21 @@ def _checked(histogram: ArrayLike, shape: tuple[int, ...], noise_std: float) -> 
 
 
 def _denoised(counts: Floats, noise_std: float) -> Floats:
-    """Keep the Haar details that stand out of the noise (Donoho & Johnstone 1994).
+    """Smooth a histogram over stretches without structure above the noise.
 
-    Wide stretches without scores become flat and near zero while narrow peaks stay.
+    The mean over shifts of a Haar fit (translation-invariant denoising: Coifman & Donoho 1995).
     """
+    shifts = range(-_SHIFTS // 2, _SHIFTS // 2)
+    fits = [np.roll(_haar(np.roll(counts, s), noise_std), -s) for s in shifts]
+    return np.asarray(np.mean(fits, axis=0))
+
+
+def _haar(counts: Floats, noise_std: float) -> Floats:
+    """Keep the differences between neighbouring stretches that stand out of the noise."""
     if len(counts) == 1:
         return counts
     left, right = counts[::2], counts[1::2]
-    sums = _denoised(left + right, noise_std * math.sqrt(2))
+    sums = _haar(left + right, noise_std * math.sqrt(2))
     detail = left - right
     detail = np.where(np.abs(detail) > _DETAIL_STDS * noise_std * math.sqrt(2), detail, 0.0)
     return np.stack([(sums + detail) / 2, (sums - detail) / 2], axis=1).ravel()
@@ -367,11 +375,13 @@ def _auroc(h: Floats) -> Floats:
     return np.where(h.sum(axis=2).min(axis=1) > 0, area, np.nan)
 
 
-def _auprc(h: Floats) -> Floats:
-    """Average precision, each bin's positives at the mean of the precision before and after."""
-    hits, seen = _from_top(h[:, 1]), _from_top(_proper(h.sum(axis=1)))
+def _auprc(h: Floats, shares: Floats) -> Floats:
+    """Average precision, each part's positives at the mean of the precision before and after."""
+    hits, seen = _from_top(h[:, 1]), _from_top(h.sum(axis=1))
+    # Half of what the bins were made to hold: noise must not bring a denominator near zero.
+    seen = np.maximum(seen, seen[:, -1:] * _from_top(shares) / 2)
     precision = _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
-    return _ratio((h[:, 1] [:, ::-1]* np.nan_to_num(precision)).sum(axis=1), hits[:, -1])
+    return _ratio((np.diff(hits, axis=1) * precision).sum(axis=1), hits[:, -1])
 
 
 def _recall(h: Floats) -> Floats:
@@ -446,16 +456,17 @@ def _ece(counts: Floats, noise: Floats, sampled: Floats, scores: Floats) -> Esti
 
 
 def _estimate(observed: float, drawn: Floats) -> Estimate:
-    """Return value and interval: the draws' bias about `observed` is taken off twice.
+    """Return value and interval from a metric and its draws with as much noise again.
 
-    `observed` already holds one measure of noise and the draws two, so a bias that grows with the
-    noise's variance is in the draws' mean once more than in `observed`.
+    The draws' bias about `observed` is taken off once for the value (`observed` has it already)
+    and twice for the draws. Where the bias is large that is itself a guess, so the interval holds
+    both the draws and the moved draws.
     """
     if not math.isfinite(observed):
         return Estimate(value=math.nan, low=math.nan, high=math.nan)
     usable = drawn[np.isfinite(drawn)]
     bias = float(np.median(usable)) - observed if len(usable) else 0.0
-    low = float(np.quantile(np.nan_to_num(drawn, nan=-9.0), 0.025)) - 2 * bias
-    high = float(np.quantile(np.nan_to_num(drawn, nan=9.0), 0.975)) - 2 * bias
+    low = float(np.quantile(np.nan_to_num(drawn, nan=-9.0), 0.025)) - max(2 * bias, 0.0)
+    high = float(np.quantile(np.nan_to_num(drawn, nan=9.0), 0.975)) - min(2 * bias, 0.0)
     low, value, high = (float(x) for x in np.clip([low, observed - bias, high], 0.0, 1.0))
     return Estimate(value=value, low=min(low, value), high=max(high, value))
