@@ -32,7 +32,10 @@ _MIN_BINS, _MAX_BINS = 4, 20
 _BIN_STDS = 4.0  # a bin should hold this many standard deviations of a position cell's noise
 _TOP = 0.005  # the highest scores are split down to bins of this share
 _ATOMS = 8  # points that stand for the scores inside a bin
-_DETAIL_STDS = 2.5  # a difference between halves counts above this many standard deviations
+_CLEAR_STDS = 4.0  # a precision needs a denominator this many standard deviations above zero
+_GUESS = 0.15  # how far, in widths of its bin, the mean score of a bin may be off
+_SHIFTS = 16  # of the histogram, in denoising
+_DETAIL_STDS = 2.5  # a difference counts above this many standard deviations
 
 
 def score_position(logits: ArrayLike) -> Floats:
@@ -231,17 +234,20 @@ def estimates(
     observed = (counts @ fine)[None]
     drawn = (counts + noise + sampled) @ fine
     scores = bins.scores.ravel()
+    seen = _from_top(counts.sum(axis=0))
+    clear = seen > _CLEAR_STDS * noise_std * np.sqrt(2 * np.arange(len(seen)))
+    first = int(np.argmax(clear) if clear.any() else len(bins)) * bins.scores.shape[1]
 
     def spread(metric: Callable[[Floats], Floats]) -> Estimate:
         return _estimate(float(metric(observed)[0]), metric(drawn))
 
     return {
         "auroc": spread(_auroc),
-        "auprc": spread(_auprc),
+        "auprc": spread(lambda h: _auprc(h, first)),
         "recall_at_fpr_1pct": spread(_recall),
         "precision_at_1pct": spread(lambda h: _precision(h, capacity)),
         "brier": spread(lambda h: _brier(h, scores)),
-        "ece": _ece(observed[0], noise @ fine, sampled @ fine, scores),
+        "ece": _ece(observed[0], noise @ fine, sampled @ fine, bins, rng),
         "threshold": _threshold(observed, drawn, bins, capacity),
         "base_rate": spread(lambda h: _ratio(h[:, 1].sum(axis=1), h.sum(axis=(1, 2)))),
     }
@@ -302,14 +308,21 @@ def _checked(histogram: ArrayLike, shape: tuple[int, ...], noise_std: float) -> 
 
 
 def _denoised(counts: Floats, noise_std: float) -> Floats:
-    """Keep the Haar details that stand out of the noise (Donoho & Johnstone 1994).
+    """Smooth a histogram over stretches without structure above the noise.
 
-    Wide stretches without scores become flat and near zero while narrow peaks stay.
+    The mean over shifts of a Haar fit (translation-invariant denoising: Coifman & Donoho 1995).
     """
+    shifts = range(-_SHIFTS // 2, _SHIFTS // 2)
+    fits = [np.roll(_haar(np.roll(counts, s), noise_std), -s) for s in shifts]
+    return np.asarray(np.mean(fits, axis=0))
+
+
+def _haar(counts: Floats, noise_std: float) -> Floats:
+    """Keep the differences between neighbouring stretches that stand out of the noise."""
     if len(counts) == 1:
         return counts
     left, right = counts[::2], counts[1::2]
-    sums = _denoised(left + right, noise_std * math.sqrt(2))
+    sums = _haar(left + right, noise_std * math.sqrt(2))
     detail = left - right
     detail = np.where(np.abs(detail) > _DETAIL_STDS * noise_std * math.sqrt(2), detail, 0.0)
     return np.stack([(sums + detail) / 2, (sums - detail) / 2], axis=1).ravel()
@@ -387,11 +400,14 @@ def _auroc(h: Floats) -> Floats:
     return np.where(h.sum(axis=2).min(axis=1) > 0, area, np.nan)
 
 
-def _auprc(h: Floats) -> Floats:
-    """Average precision, each bin's positives at the mean of the precision before and after."""
-    hits, seen = _from_top(h[:, 1]), _from_top(_proper(h.sum(axis=1)))
-    precision = _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
-    return _ratio((h[:, 1][:, ::-1] * np.nan_to_num(precision)).sum(axis=1), hits[:, -1])
+def _auprc(h: Floats, first: int) -> Floats:
+    """Average precision, each part's positives at the mean of the precision before and after.
+
+    The `first` parts from the top, which the noise blurs, count together.
+    """
+    hits, seen = _from_top(h[:, 1])[:, first:], _from_top(h.sum(axis=1))[:, first:]
+    rest = np.diff(hits, axis=1) * _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
+    return _ratio(hits[:, 0] * _ratio(hits[:, 0], seen[:, 0]) + rest.sum(axis=1), hits[:, -1])
 
 
 def _recall(h: Floats) -> Floats:
@@ -433,7 +449,9 @@ def _brier(h: Floats, scores: Floats) -> Floats:
     return _ratio(h[:, 0] @ scores**2 + h[:, 1] @ (1 - scores) ** 2, h.sum(axis=(1, 2)))
 
 
-def _ece(counts: Floats, noise: Floats, sampled: Floats, scores: Floats) -> Estimate:
+def _ece(
+    counts: Floats, noise: Floats, sampled: Floats, bins: Bins, rng: np.random.Generator
+) -> Estimate:
     """Find the errors under which the observed sum of noisy |gaps| is typical.
 
     Noise inflates |gap|, so errors are `scale` times the gaps' shape, and the interval holds the
@@ -442,6 +460,8 @@ def _ece(counts: Floats, noise: Floats, sampled: Floats, scores: Floats) -> Esti
     total = counts.sum()
     if total <= 0:
         return Estimate(value=math.nan, low=math.nan, high=math.nan)
+    b, k = bins.scores.shape
+    scores = bins.scores.ravel()
     group = np.minimum((scores * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     member = (group[:, None] == np.arange(ECE_BINS)).astype(np.float64)
     to_gap = np.stack([scores[:, None] * member, (scores[:, None] - 1) * member])
@@ -449,7 +469,9 @@ def _ece(counts: Floats, noise: Floats, sampled: Floats, scores: Floats) -> Esti
     observed = np.abs(gap).sum()
     shape = np.sqrt(np.maximum(gap**2 - noisy.var(axis=0), 0.0)) + 0.25 * noisy.std(axis=0)
     shape = np.maximum(shape, 1e-9)
-    rest = (random * np.sign(gap)).sum(axis=1)
+    width = np.diff(np.concatenate([[0.0], 1 / (1 + np.exp(-bins.edges)), [1.0]]))
+    guess = _GUESS * width * np.abs(counts.sum(axis=0).reshape(b, k).sum(axis=1))
+    rest = (random * np.sign(gap)).sum(axis=1) + rng.standard_normal((len(random), b)) @ guess
     scales = np.linspace(0.0, 3.0, 121)
     sums = np.stack([np.abs(s * shape + noisy).sum(axis=1) for s in scales])
     sizes = scales * shape.sum() / total
@@ -466,16 +488,17 @@ def _ece(counts: Floats, noise: Floats, sampled: Floats, scores: Floats) -> Esti
 
 
 def _estimate(observed: float, drawn: Floats) -> Estimate:
-    """Return value and interval: the draws' bias about `observed` is taken off twice.
+    """Return value and interval from a metric and its draws with as much noise again.
 
-    `observed` already holds one measure of noise and the draws two, so a bias that grows with the
-    noise's variance is in the draws' mean once more than in `observed`.
+    The draws' bias about `observed` is taken off once for the value (`observed` has it already)
+    and twice for the draws. Where the bias is large that is itself a guess, so the interval holds
+    both the draws and the moved draws.
     """
     if not math.isfinite(observed):
         return Estimate(value=math.nan, low=math.nan, high=math.nan)
     usable = drawn[np.isfinite(drawn)]
     bias = float(np.median(usable)) - observed if len(usable) else 0.0
-    low = float(np.quantile(np.nan_to_num(drawn, nan=-9.0), 0.025)) - 2 * bias
-    high = float(np.quantile(np.nan_to_num(drawn, nan=9.0), 0.975)) - 2 * bias
+    low = float(np.quantile(np.nan_to_num(drawn, nan=-9.0), 0.025)) - max(2 * bias, 0.0)
+    high = float(np.quantile(np.nan_to_num(drawn, nan=9.0), 0.975)) - min(2 * bias, 0.0)
     low, value, high = (float(x) for x in np.clip([low, observed - bias, high], 0.0, 1.0))
     return Estimate(value=value, low=min(low, value), high=max(high, value))
