@@ -21,7 +21,7 @@ from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
 from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
 from dp_risk.privacy.release import Release
-from dp_risk.types import FederationError, Refused, Trust, Unit
+from dp_risk.types import ConfigurationError, FederationError, Refused, Trust, Unit
 from server import record
 from server.aggregation import Stepper, Weights, total
 from server.budget import SiteView, check_together, refusal_line
@@ -172,8 +172,14 @@ class Run:
         job, privacy, settings = self.job, self.job.privacy, self.job.federation
         sizes = [view.units for view in views]
         units = None if None in sizes else sum(size or 0 for size in sizes)
-        if units is not None and privacy.trust != Trust.NONE:
-            check_delta(privacy.delta, units, where="declared")
+        if privacy.trust != Trust.NONE:
+            if units is not None:
+                check_delta(privacy.delta, units, where="declared")
+        elif units is None:
+            raise ConfigurationError(
+                "privacy.trust: a run without noise counts no units, so every site must declare "
+                "its number (data.public_size=true)"
+            )
         stated = [view.statement for view in views]
         stable_ids = bool(stated[0]["stable_ids"])
         noise = choose_noise(

@@ -117,6 +117,9 @@ def _points(settings: Settings) -> Iterator[tuple[str, float | None, int]]:
 
 def _point(settings: Settings, trust: str, epsilon: float | None, seed: int) -> Settings:
     one = with_privacy(settings, seed=seed, trust=trust, epsilon=epsilon)
+    if epsilon is None:
+        # Without noise there is no noisy count either.
+        one = dataclasses.replace(one, data=dataclasses.replace(one.data, public_size=True))
     if epsilon is None and one.federation.rounds is None:
         rounds = dataclasses.replace(one.federation, rounds=_NON_PRIVATE_ROUNDS)
         one = dataclasses.replace(one, federation=rounds)
