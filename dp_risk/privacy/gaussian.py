@@ -28,7 +28,7 @@ _WEIGHT_STEP = 2.0**-32
 
 def _log_malformed(count: int) -> None:
     if count:
-        LOG.warning("%d malformed units contribute zero", count)
+        LOG.warning("%d malformed rows contribute zero", count)
 
 
 @dataclass(frozen=True, kw_only=True)
