@@ -28,7 +28,7 @@ _WEIGHT_STEP = 2.0**-32
 
 def _log_malformed(count: int) -> None:
     if count:
-        LOG.warning("%d malformed units contribute zero", count)
+        LOG.warning("%d malformed rows contribute zero", count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +333,11 @@ def quantiles(
     reached = np.maximum.accumulate(raw) / 2 + np.minimum.accumulate(raw[::-1])[::-1] / 2
     shares = np.concatenate([[0.0], np.clip(reached / raw[-1], 0, 1)])
     shares[-1] = 1.0
-    return np.asarray(np.interp(at, shares, edges))
+    cell = np.minimum(np.searchsorted(shares, at, side="right"), len(counts)) - 1
+    gap = shares[cell + 1] - shares[cell]
+    part = np.where(gap > 0, (at - shares[cell]) / np.where(gap > 0, gap, 1.0), 0.0)
+    found = edges[cell] + part * (edges[cell + 1] - edges[cell])
+    return np.asarray(np.clip(found, edges[cell], edges[cell + 1]))
 
 
 def _check_range(low: float, high: float) -> None:

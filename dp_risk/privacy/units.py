@@ -90,31 +90,32 @@ def sound(batch: Batch, *, units: int, codes: int) -> Batch:
     Returns
     -------
     Batch
-        The units without a code out of range or a number that is not finite, labels in float64,
-        with a mask.
+        The units without a code out of range or a number that is not finite, labels in float64.
 
     Raises
     ------
     ValueError, TypeError, RuntimeError
         If the batch as a whole is not one: the caller tries fewer units.
     """
-    labels = batch.labels.to(torch.float64)
-    there = torch.ones_like(labels, dtype=torch.bool) if batch.mask is None else batch.mask.bool()
-    if there.shape != labels.shape:
+    labels, mask = batch.labels.to(torch.float64), batch.mask
+    if mask is not None and mask.shape != labels.shape:
         raise ValueError("a mask is shaped like the labels")
     kept = torch.ones(units, dtype=torch.bool)
-    blank = []
-    for tensor in (*batch.inputs, labels):
-        if len(tensor) != units or tensor.shape[: there.dim()] != there.shape:
+    tensors = [*batch.inputs, labels]
+    for i, tensor in enumerate(tensors):
+        if len(tensor) != units or tensor.shape[: labels.dim()] != labels.shape:
             raise ValueError("a batch holds each unit once")
+        if mask is not None:
+            padding = ~mask.bool().view(*mask.shape, *[1] * (tensor.dim() - mask.dim()))
+            tensors[i] = tensor = tensor.masked_fill(padding, 0)
         number = tensor.is_floating_point()
         fine = torch.isfinite(tensor) if number else (tensor >= 0) & (tensor < codes)
-        by_record = fine.unsqueeze(-1).flatten(there.dim()).all(-1)
-        kept &= (by_record | ~there).unsqueeze(-1).flatten(1).all(-1)
-        padding = ~there.view(*there.shape, *[1] * (tensor.dim() - there.dim()))
-        blank.append(tensor.masked_fill(padding, 0))
-    *inputs, labels = (tensor[kept] for tensor in blank)
-    return Batch(inputs=tuple(inputs), labels=labels, mask=there[kept])
+        kept &= fine.unsqueeze(-1).flatten(1).all(-1)
+    if not kept.all():
+        tensors = [tensor[kept] for tensor in tensors]
+        mask = None if mask is None else mask[kept]
+    *inputs, labels = tensors
+    return Batch(inputs=tuple(inputs), labels=labels, mask=mask)
 
 
 def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -140,5 +141,5 @@ def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     ).unsqueeze(-1)
     if batch.mask is None:
         return losses.flatten(1).mean(1)
-    mask = batch.mask.unsqueeze(-1).flatten(1)
+    mask = batch.mask.bool().unsqueeze(-1).flatten(1)
     return (losses.flatten(1) * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dp_risk.privacy import readings
@@ -154,6 +154,7 @@ def test_a_count_of_anything(units, expected):
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30),
     st.lists(st.floats(0, 1), max_size=10).map(sorted),
 )
+@example([2.2250738585e-313, 0.5], [2.2250738585e-313])
 @settings(max_examples=150, deadline=None)
 def test_quantiles_are_monotone_and_in_range(cells, levels):
     found = quantiles(np.array(cells), -2.0, 5.0, levels)
