@@ -191,6 +191,11 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--lifetime-epsilon", type=float, default=10.0, help="default: 10")
     verb.add_argument("--run-epsilon", type=float, help="cap of one run (default: lifetime)")
     verb.add_argument("--holdout", type=float, default=0.2, help="fraction held out (default: 0.2)")
+    verb.add_argument(
+        "--split-key",
+        type=Path,
+        help="split.key of a partner that may hold the same units (default: a new one)",
+    )
     verb.set_defaults(act=_site_init)
 
     ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
@@ -356,7 +361,7 @@ def _site_init(options: argparse.Namespace) -> None:
 
     names = (
         *("data", "schema", "dataset", "name", "unit", "max_records_per_account", "stable_ids"),
-        *("delta", "lifetime_epsilon", "run_epsilon", "holdout"),
+        *("delta", "lifetime_epsilon", "run_epsilon", "holdout", "split_key"),
     )
     for line in init(options.folder, **{name: getattr(options, name) for name in names}):
         print(line)

@@ -137,9 +137,11 @@ def _deal(settings: Settings, folder: Path, lifetime_epsilon: float) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".dealing-") as name:
         temporary = Path(name) / folder.name
         temporary.mkdir()
+        # One key for all sites: a unit that sits at several is on one side of the split at each.
+        key = _split_key(settings)
         total = sum(
             _make_site(settings, temporary, number, table.filter(pa.array(site_of == number)),
-                       coding, lifetime_epsilon)
+                       coding, lifetime_epsilon, key)
             for number in range(settings.federation.sites)
         )  # fmt: skip
         if total and settings.privacy is not None and settings.privacy.trust != Trust.NONE:
@@ -155,6 +157,7 @@ def _make_site(
     rows: pa.Table,
     coding: Coding,
     lifetime_epsilon: float,
+    key: bytes,
 ) -> int:
     """Write one site's folder; return its declared units, 0 when they are private."""
     data = settings.data
@@ -162,7 +165,6 @@ def _make_site(
     site = parent / name
     site.mkdir()
     pq.write_table(rows, site / "rows.parquet")
-    key = _split_key(settings)
     units = _training_units(settings, coding, rows, key) if data.public_size else None
     Site.create(
         site,
@@ -192,7 +194,7 @@ def _training_units(settings: Settings, coding: Coding, rows: pa.Table, key: byt
 
 def _split_key(settings: Settings) -> bytes:
     if settings.data.public:
-        # Public data: repeatable, one key for all sites of a seed.
+        # Public data: repeatable.
         return hashlib.sha256(json.dumps(["split", settings.seed]).encode()).digest()
     return os.urandom(32)
 

@@ -30,6 +30,7 @@ def init(
     lifetime_epsilon: float,
     run_epsilon: float | None,
     holdout: float,
+    split_key: Path | None,
 ) -> list[str]:
     """Write a site's folder: keys, data configuration and a policy with comments.
 
@@ -55,6 +56,7 @@ def init(
         raise ConfigurationError(f"{schema}: unit account needs the account column (account:)")
     if not 0 <= holdout < 1:
         raise ConfigurationError(f"--holdout: {holdout} is not in [0, 1)")
+    shared = None if split_key is None else _shared(split_key)
     named = description.id is not None or unit == Unit.ACCOUNT
     policy = Policy(
         site=name or folder.name,
@@ -93,7 +95,7 @@ def init(
             data=str(data.resolve()),
             schema=description,
             holdout=holdout,
-            split_key=os.urandom(32),
+            split_key=shared or os.urandom(32),
         )
         os.rename(made, folder)
     lines = [
@@ -110,3 +112,13 @@ def init(
             "edited)"
         )
     return lines
+
+
+def _shared(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError):
+        raise ConfigurationError(f"--split-key: {path}: no readable key") from None
+    if not 16 <= len(key) <= 64:
+        raise ConfigurationError(f"--split-key: {path}: 16 to 64 bytes are needed")
+    return key

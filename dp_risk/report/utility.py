@@ -36,25 +36,32 @@ def utility(report: Facts) -> str:
             "<p>No utility: the sites' data is not public and no estimate was charged.</p>",
         )
     content = whose(report)
+    by_account = report["settings"].get("unit") == "account"
     if report.get("utility_source") == "charged" and estimates:
-        content += _estimated(estimates, facts)
+        content += _estimated(estimates, facts, by_account=by_account)
     else:
-        content += table("On held-out units, with 95 % intervals", _HEAD, _rows(facts))
+        content += table(
+            f"On held-out {'records' if by_account else 'units'}, with 95 % intervals",
+            _HEAD,
+            _rows(facts),
+        )
         if estimates:
             content += details(
                 "What a private holdout would have said: charged estimates",
-                _estimated(estimates, estimates["metrics"]),
+                _estimated(estimates, estimates["metrics"], by_account=by_account),
             )
     return section("utility", "Utility", content)
 
 
-def _estimated(estimates: Facts, facts: Facts) -> str:
+def _estimated(estimates: Facts, facts: Facts, *, by_account: bool) -> str:
     note = (
         f"Estimated from noisy histograms of holdout scores at {estimates['sites']} sites "
         f"({estimates['bins']} bins by label), paid from the holdout's budget. The 95 % intervals "
         "hold the noise as well as the sampling of units. Precision and threshold are those of "
         f"a review of the highest {100 * estimates['capacity']:.3g} % of scores."
     )
+    if by_account:
+        note += " Every account weighs one, shared over its records."
     out = f'<p class="note">{note}</p>' + table("Charged estimates", _HEAD, _rows(facts))
     points = estimates.get("reliability") or []
     if not points:
