@@ -46,7 +46,7 @@ def exact(holdout: Holdout) -> dict[str, float]:
     ends = np.append(np.flatnonzero(np.diff(p)), len(p) - 1)
     hits, seen = (np.append(0.0, np.cumsum(x)[ends]) for x in (w * y, w))
     false = seen - hits
-    top = 0.01 * seen[-1]
+    top = math.ceil(seen[-1] / 100 - 1e-9)
     bins = np.minimum((p * ECE_BINS).astype(int), ECE_BINS - 1)
     return {
         "auroc": float(np.diff(false) @ (hits[1:] + hits[:-1]) / 2 / hits[-1] / false[-1]),

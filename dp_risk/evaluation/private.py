@@ -141,14 +141,16 @@ def reliability(
 def _errors(
     counts: Floats, noise_std: float, draws: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return simulated noise and sampling errors, each of shape (draws, 2, B).
+    """Return simulated noise and sampling errors, each of shape (about draws, 2, B).
 
-    A unit's share of a cell is at most 1, so a cell varies at most like a Poisson count.
+    A unit's share of a cell is at most 1, so a cell varies at most like a Poisson count. Every
+    draw comes with its mirror image: a metric that is linear then has no simulated bias.
     """
     if draws < 100:
         raise ConfigurationError(f"evaluation.draws must be at least 100, got {draws}")
-    noise = noise_std * rng.standard_normal((draws, *counts.shape))
-    return noise, np.sqrt(_proper(counts)) * rng.standard_normal(noise.shape)
+    normal = rng.standard_normal((2, (draws + 1) // 2, *counts.shape))
+    noise, sampled = np.concatenate([normal, -normal], axis=1)
+    return noise_std * noise, np.sqrt(_proper(counts)) * sampled
 
 
 def _proper(counts: Floats) -> Floats:

@@ -60,7 +60,7 @@ def test_bins_hold_about_equal_shares_and_split_the_top(centre: float, spread: f
     held = held[: len(bins)] / 10_000
     assert len(bins) >= 20
     assert held.max() < 0.15
-    assert 0.0 < held[-1] < 0.03
+    assert 0.0 < held[-3:].sum() < 0.1
 
 
 def test_more_noise_makes_fewer_bins() -> None:

@@ -47,7 +47,7 @@ def test_without_noise_the_estimates_are_nearly_exact() -> None:
         assert found[name].value == pytest.approx(value, abs=0.02), name
     assert found["auroc"].value == pytest.approx(exact(labels, logits)["auroc"], abs=1e-3)
     assert found["brier"].value == pytest.approx(exact(labels, logits)["brier"], abs=1e-3)
-    assert found["base_rate"].value == pytest.approx(labels.mean())
+    assert found["base_rate"].value == pytest.approx(labels.mean(), abs=1e-3)
     top = np.quantile(1 / (1 + np.exp(-logits)), 0.99)
     assert found["threshold"].low <= top <= found["threshold"].high
     assert found["threshold"].value == pytest.approx(top, abs=0.02)
@@ -81,15 +81,14 @@ def test_intervals_cover_and_biases_are_small(noise_std: float, covered: float) 
                 errors.setdefault(name, []).append(e.value - truth[name])
     for name in truth:
         assert np.mean(hits[name]) >= covered, name
-    assert abs(np.mean(errors["ece"])) < 0.005  # a plug-in estimate is off by 0.02 and more
+    assert abs(np.mean(errors["ece"])) < 0.005  # without the correction: 0.016 at the larger noise
     assert math.sqrt(np.mean(np.square(errors["auroc"]))) < (0.01 if noise_std < 10 else 0.03)
 
 
 @pytest.mark.statistical
 def test_the_interval_holds_sampling_as_well_as_noise() -> None:
-    # The whole population is 400,000 rows; each of 200 holdouts is a fresh sample of 3,000. At a
-    # coverage of .95, 170 or fewer hits of 200 have a probability below 1e-6; 199.5 expected hits
-    # of intervals three times too wide would exceed the upper bound.
+    # Each of 200 holdouts is a fresh sample of a population of 400,000 rows. At a coverage of .95,
+    # at most 170 hits have a probability below 1e-6; the bound on the width is the other side.
     labels, logits = scored(400_000, 3)
     truth = exact(labels, logits)["auroc"]
     rng = np.random.default_rng()
@@ -105,7 +104,7 @@ def test_the_interval_holds_sampling_as_well_as_noise() -> None:
         widths.append(e.high - e.low)
     assert binom.cdf(170, 200, 0.95) < 1e-6
     assert hits > 170
-    assert np.mean(widths) < 0.1
+    assert np.mean(widths) < 0.07
 
 
 def test_a_perfect_and_a_useless_model() -> None:
@@ -198,14 +197,12 @@ def test_the_calibration_curve_lies_on_the_diagonal_of_a_calibrated_model() -> N
         ({"noise_std": -1.0}, "noise"),
         ({"noise_std": math.nan}, "noise"),
         ({"histogram": np.zeros((2, 3))}, "shape"),
-        ({"histogram": math.inf}, "finite"),
+        ({"histogram": np.full((2, 4), math.inf)}, "finite"),
     ],
 )
 def test_unusable_input_is_refused_in_one_line(change: dict[str, object], named: str) -> None:
-    bins = choose_bins(np.zeros(CELLS), 1.0)
-    arguments = {"histogram": np.zeros((2, len(bins))), "noise_std": 1.0, **change}
-    if change.get("histogram") == math.inf if np.isscalar(change.get("histogram")) else False:
-        arguments["histogram"] = np.full((2, len(bins)), math.inf)
+    bins = Bins(edges=np.arange(3.0), scores=np.full((4, 1), 0.5), shares=np.full(4, 0.25))
+    arguments = {"histogram": np.zeros((2, 4)), "noise_std": 1.0, **change}
     with pytest.raises(ConfigurationError, match=named) as refusal:
         estimates(arguments.pop("histogram"), bins, **arguments)
     assert "\n" not in str(refusal.value)
