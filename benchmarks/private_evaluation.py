@@ -177,7 +177,10 @@ def main(arguments: list[str]) -> None:
 
 
 def show(truth: dict[str, float], found: dict[str, Floats]) -> None:
-    """Print one line a metric; an interval that is withheld (NaN) counts as a miss."""
+    """Print one line a metric; an interval that is withheld (NaN) counts as a miss.
+
+    ``below`` is the share of intervals that lie wholly below the exact value.
+    """
     print(f"{'metric':20}{'exact':>8}{'rms':>8}{'bias':>8}{'width':>8}{'covered':>9}{'below':>7}")
     for name, rows in found.items():
         value, low, high = rows.T
