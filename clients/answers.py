@@ -6,7 +6,7 @@ from typing import Any
 
 from clients.shard import Shard
 from dp_risk import models
-from dp_risk.evaluation.private import CELLS, HIGH, LOW, score_cells, score_position
+from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_cells, score_position
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram, GaussianQuantiles
 from dp_risk.privacy.mechanism import Arrays

@@ -24,7 +24,7 @@ from clients.policy import Policy
 from clients.shard import Shard
 from dp_risk import models
 from dp_risk.data.schema import Schema
-from dp_risk.evaluation.private import checked_edges
+from dp_risk.evaluation.bins import checked_edges
 from dp_risk.privacy import keys
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.ledger import Ledger

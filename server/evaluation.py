@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_risk.evaluation.private import CELLS, choose_bins, estimates, reliability
+from dp_risk.evaluation.bins import CELLS, choose_bins
+from dp_risk.evaluation.private import estimates, reliability
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
 from dp_risk.types import FederationError
