@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dp_risk.evaluation import auroc, gradient_boosting, logistic, site_alone
+from dp_risk.evaluation.baselines import gradient_boosting, logistic, site_alone
+from dp_risk.evaluation.metrics import auroc
 from dp_risk.types import ConfigurationError
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from dp_risk.evaluation import METRICS, Estimate, auprc, auroc, evaluate
+from dp_risk.evaluation.metrics import METRICS, Estimate, auprc, auroc, evaluate
 from dp_risk.types import ConfigurationError
 
 
