@@ -200,7 +200,7 @@ def sync(folder: Path) -> None:
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     """Open the SQLite file; to read it, nothing is written, not even beside it."""
-    mode = "rwc" if write else "ro"
+    mode = "rw" if write else "ro"
     if not write and not any(Path(f"{path}-{end}").exists() for end in ("wal", "shm", "journal")):
         # Nobody has it open, so it need not be locked: that would need files beside it.
         mode += "&immutable=1"
@@ -286,6 +286,7 @@ class Chain:
         try:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".opening-") as folder:
                 whole = Path(folder) / path.name
+                whole.touch()
                 with _one_line(path):
                     chain = cls(whole, connect(whole, write=True), key)
                 with closing(chain), chain.transaction():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_risk.privacy import keys, seal
-from dp_risk.privacy.account import Account, Terms
+from dp_risk.privacy.account import Account
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import (
     GARBLED,
@@ -29,6 +29,7 @@ from dp_risk.privacy.chain import (
     connect,
     sync,
 )  # fmt: skip
+from dp_risk.privacy.terms import Terms
 from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
 
