@@ -20,7 +20,8 @@ from dp_risk.privacy import keys, seal
 from dp_risk.privacy.account import Account, Amendment, State
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
-from dp_risk.privacy.chain import GARBLED, Chain, Entry, Verified, check
+from dp_risk.privacy.chain import Chain
+from dp_risk.privacy.entries import GARBLED, Entry, Verified, check
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.privacy.terms import Run, Terms, amendment_of, balance, lines_of, read_terms

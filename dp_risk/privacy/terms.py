@@ -9,7 +9,8 @@ from typing import Any
 
 from dp_risk.privacy.account import Account, Amendment, Balance
 from dp_risk.privacy.accounting import Event, Filter
-from dp_risk.privacy.chain import GARBLED, Chain, Entry
+from dp_risk.privacy.chain import Chain
+from dp_risk.privacy.entries import GARBLED, Entry
 from dp_risk.privacy.plan import Purpose
 from dp_risk.types import ConfigurationError
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dp_risk.privacy import keys, seal, statement
 from dp_risk.privacy.accounting import Event
-from dp_risk.privacy.chain import CONTEXT, _entry_hash
+from dp_risk.privacy.entries import CONTEXT, entry_hash
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import Purpose
 from dp_risk.types import ConfigurationError, Refused, VerificationError
@@ -320,7 +320,7 @@ def test_nothing_is_paid_on_top_of_an_edited_entry(ledger, rehashed):
     last = list(ledger.entries())[-1]
     text = last.text.replace('"rounds": 3', '"rounds": 9')
     edited = dataclasses.replace(last, text=text)
-    hashed = _entry_hash(last.previous, last.sequence, last.time, last.kind, text)
+    hashed = entry_hash(last.previous, last.sequence, last.time, last.kind, text)
     ledger._chain.connection.execute(
         "UPDATE entry SET body = ?, hash = ? WHERE sequence = ?",
         (text, hashed if rehashed else last.hash, last.sequence),
