@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from dp_risk.privacy.chain import verify_head
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.site import Site
 from dp_risk import wire
+from dp_risk.privacy.entries import verify_head
 
 LOG = logging.getLogger("dp_risk.site")
 Open = Callable[[Context], Site]

@@ -32,7 +32,7 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
-from dp_risk.types import ConfigurationError, RandomnessKind, Refused
+from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused
 
 LOG = logging.getLogger("dp_risk.site")
 # The safe loader written in C where PyYAML has it: a site is opened for every message.
@@ -210,7 +210,7 @@ class Site:
         os.replace(temporary, path)
         try:
             self.ledger.reserve(run=plan.run, plan_digest=plan.digest, schedule=plan.schedule)
-        except Refused:
+        except DpRiskError:
             path.unlink(missing_ok=True)
             raise
         for old in self.folder.glob(f"*.{PLAN}"):

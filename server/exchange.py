@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dp_risk.privacy.chain import verify_head
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from dp_risk import wire
+from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.release import Release
 from dp_risk.types import FederationError
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dp_risk.privacy.chain import verify_head
-
+from dp_risk.privacy.entries import verify_head
 from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1

@@ -15,9 +15,10 @@ from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 if TYPE_CHECKING:
     from dp_risk.privacy.account import Amendment
-    from dp_risk.privacy.chain import Verified
+    from dp_risk.privacy.entries import Verified
     from dp_risk.privacy.keys import Key
-    from dp_risk.privacy.ledger import Ledger, Run
+    from dp_risk.privacy.ledger import Ledger
+    from dp_risk.privacy.terms import Run
 
 SCHEMA_VERSION = 2
 POLICY, KEY, LEDGER = "policy.yaml", "site.key", "ledger.sqlite"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dp_risk.types import ConfigurationError, Split
 
@@ -52,46 +50,6 @@ class Account:
             raise ConfigurationError(
                 f"an account's splits are train and holdout, or both: not {', '.join(self.splits)}"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What the chain says that was fixed, and for which key.
-
-    Parameters
-    ----------
-    account : Account
-        With the lifetime budget of the opening, before any raise.
-    order : int
-        Order of the Renyi filter; never changes.
-    key : str
-        The site's public key, in hexadecimal.
-    pays : str
-        The split that entries of version 1 charged: they name none.
-    """
-
-    account: Account
-    order: int
-    key: str
-    pays: str
-
-    @classmethod
-    def read(cls, body: Mapping[str, Any]) -> Terms:
-        """Decode the body of an "open" or "migrate" entry.
-
-        Raises
-        ------
-        KeyError, ValueError, TypeError
-            If it is no such body.
-        """
-        values = {field.name: body[field.name] for field in dataclasses.fields(Account)}
-        account = Account(**{**values, "splits": tuple(values["splits"])})
-        order, key = int(body["order"]), str(body["key"])
-        return cls(account=account, order=order, key=key, pays=body.get("pays", account.splits[0]))
-
-    def body(self) -> dict[str, Any]:
-        """Encode for an entry."""
-        return {**dataclasses.asdict(self.account), "order": self.order, "key": self.key}
 
 
 @dataclass(frozen=True, kw_only=True)

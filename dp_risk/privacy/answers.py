@@ -9,7 +9,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from dp_risk.privacy.chain import GARBLED, Chain, Entry
+from dp_risk.privacy.chain import Chain
+from dp_risk.privacy.entries import GARBLED, Entry
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.types import Refused, VerificationError
 

@@ -7,31 +7,22 @@ the head, stands for everything before it. The chain starts from a random salt o
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dp_risk.privacy import keys
-from dp_risk.privacy.release import canonical
+from dp_risk.privacy.entries import CONTEXT, Entry, damaged, entry_hash, raw, whole
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 LOG = logging.getLogger("dp_risk.ledger")
 SCHEMA_VERSION = 2
-CONTEXT = "dp-risk ledger"
-# What a byte that changed in a file can make of reading it, beside errors of SQLite.
-GARBLED = (
-    ConfigurationError, sqlite3.Error, ValueError, TypeError, KeyError, AttributeError,
-    OverflowError,
-)  # fmt: skip
 _CHUNK = 500
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -42,152 +33,6 @@ _TABLES = (
     "digest TEXT, payload BLOB, released INTEGER, PRIMARY KEY (run, purpose, round))",
 )
 RUN_INDEX = "CREATE INDEX entry_run ON entry (json_extract(body, '$.run')) WHERE kind = 'reserve'"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the ledger; `text` is its body as it was hashed.
-
-    Entries of version 1 carry no signature of their own.
-    """
-
-    sequence: int
-    time: str
-    kind: str
-    text: str
-    previous: str
-    hash: str
-    signature: str | None
-
-    @cached_property
-    def body(self) -> Mapping[str, Any]:
-        """What the entry says.
-
-        Raises
-        ------
-        ConfigurationError
-            If the text is damaged.
-        """
-        try:
-            return dict(json.loads(self.text))
-        except (ValueError, TypeError, RecursionError):
-            raise _damaged(self.sequence) from None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the hash is that of the other fields."""
-        return self.hash == _entry_hash(
-            self.previous, self.sequence, self.time, self.kind, self.text
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verified:
-    """What a check of a chain found to hold.
-
-    Parameters
-    ----------
-    entries, head : int, str
-        Number of entries and the hash of the last.
-    key : str
-        Public key of all signatures, in hexadecimal.
-    unsigned : int
-        Entries of version 1 at the start, signed only through the migration that follows them.
-    backwards : tuple of int
-        Entries dated before the one in front of them: the clock was set back.
-    sealed : bool
-        Whether the bytes outside the entries were checked too.
-    """
-
-    entries: int
-    head: str
-    key: str
-    unsigned: int
-    backwards: tuple[int, ...]
-    sealed: bool
-
-
-def check(entries: Iterable[Entry]) -> Verified:
-    """Check the links, hashes and signatures of a whole chain.
-
-    Raises
-    ------
-    VerificationError
-        Naming the first entry that does not hold.
-    """
-    last: Entry | None = None
-    key, unsigned, backwards = "", 0, []
-    for entry in _linked(entries):
-        try:
-            if entry.kind in ("open", "migrate") and "key" in entry.body:
-                founded, key = bool(key), str(entry.body["key"])
-            else:
-                founded = False
-        except GARBLED:
-            founded = True
-        if founded:
-            raise _broken(entry.sequence)
-        if not key and entry.signature is None:
-            unsigned += 1
-        elif not keys.verify(key, CONTEXT, entry.hash.encode(), str(entry.signature)):
-            raise VerificationError(
-                f"ledger entry {entry.sequence} does not hold: its signature is wrong"
-            )
-        if last is not None and entry.time < last.time:
-            backwards.append(entry.sequence)
-        last = entry
-    if last is None or not key:
-        raise VerificationError("the ledger does not hold: no entry names the site's key")
-    return Verified(
-        entries=last.sequence + 1, head=last.hash, key=key, unsigned=unsigned,
-        backwards=tuple(backwards), sealed=False,
-    )  # fmt: skip
-
-
-def check_links(entries: Iterable[Entry]) -> Entry:
-    """Check the links and hashes of a chain, signed or not; return its last entry.
-
-    Raises
-    ------
-    VerificationError
-        Naming the first entry that does not hold.
-    """
-    last: Entry | None = None
-    for entry in _linked(entries):
-        last = entry
-    if last is None:
-        raise _broken(0)
-    return last
-
-
-def _linked(entries: Iterable[Entry]) -> Iterator[Entry]:
-    last: Entry | None = None
-    for count, entry in enumerate(entries):
-        try:
-            good = last is None or entry.previous == last.hash
-            good = good and entry.sequence == count and entry.holds
-            good = good and (count == 0) == (entry.kind == "open")
-        except GARBLED:
-            good = False
-        if not good:
-            raise _broken(count)
-        yield entry
-        last = entry
-
-
-def verify_head(public: str, head: str, signature: str) -> bool:
-    """Whether a ledger's head is signed with the key of this public half."""
-    return keys.verify(public, CONTEXT, head.encode(), signature)
-
-
-def _broken(sequence: int) -> VerificationError:
-    return VerificationError(f"ledger entry {sequence} does not hold: the chain is broken")
-
-
-def _entry_hash(previous: str, sequence: int, time: str, kind: str, body: str) -> str:
-    return hashlib.sha256(
-        canonical({"p": previous, "s": sequence, "t": time, "k": kind, "b": body})
-    ).hexdigest()
 
 
 def _now() -> str:
@@ -205,7 +50,7 @@ def sync(folder: Path) -> None:
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     """Open the SQLite file; to read it, nothing is written, not even beside it."""
-    mode = "rwc" if write else "ro"
+    mode = "rw" if write else "ro"
     if not write and not any(Path(f"{path}-{end}").exists() for end in ("wal", "shm", "journal")):
         # Nobody has it open, so it need not be locked: that would need files beside it.
         mode += "&immutable=1"
@@ -290,9 +135,10 @@ class Chain:
         """Make a chain that appears whole or not at all; of two processes one wins."""
         try:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".opening-") as folder:
-                whole = Path(folder) / path.name
+                made = Path(folder) / path.name
+                made.touch()
                 with _one_line(path):
-                    chain = cls(whole, connect(whole, write=True), key)
+                    chain = cls(made, connect(made, write=True), key)
                 with closing(chain), chain.transaction():
                     for statement in (*_TABLES, RUN_INDEX):
                         chain.change(statement)
@@ -300,7 +146,7 @@ class Chain:
                     chain.change("INSERT INTO meta VALUES ('schema_version', ?)", version)
                     chain._insert(0, "open", body, os.urandom(32).hex())
                 with suppress(FileExistsError):
-                    os.link(whole, path)
+                    os.link(made, path)
             sync(path.parent)
         except OSError as error:
             raise ConfigurationError(
@@ -369,7 +215,7 @@ class Chain:
         if not unsigned and not keys.verify(
             self.public_key, CONTEXT, last.hash.encode(), str(last.signature)
         ):
-            raise _damaged(last.sequence)
+            raise damaged(last.sequence)
         return self._insert(last.sequence + 1, kind, body, last.hash, last.time)
 
     def _insert(
@@ -378,11 +224,11 @@ class Chain:
         text, time = json.dumps(body, allow_nan=False), _now()
         if time < after:
             LOG.warning("entry %d: the clock went back; nothing depends on time", sequence)
-        hashed = _entry_hash(previous, sequence, time, kind, text)
+        hashed = entry_hash(previous, sequence, time, kind, text)
         signature = self.sign(CONTEXT, hashed.encode())
         row = (sequence, time, kind, text, previous, hashed, signature)
         self.change("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
-        return _entry(row)
+        return raw(row)
 
     @property
     def public_key(self) -> str:
@@ -406,23 +252,23 @@ class Chain:
         found = self.rows("SELECT * FROM entry ORDER BY sequence DESC LIMIT 1")
         if not found:
             raise ConfigurationError(f"{self.path}: the ledger cannot be used: it has no entry")
-        return _whole(found[0])
+        return whole(found[0])
 
     def at(self, sequence: int) -> Entry | None:
         """Return one entry."""
         found = self.rows("SELECT * FROM entry WHERE sequence = ?", sequence)
-        return _whole(found[0]) if found else None
+        return whole(found[0]) if found else None
 
     def latest(self, kind: str) -> Entry | None:
         """Return the newest entry of a kind."""
         query = "SELECT * FROM entry WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
         found = self.rows(query, kind)
-        return _whole(found[0]) if found else None
+        return whole(found[0]) if found else None
 
     def of(self, kind: str) -> list[Entry]:
         """Return all entries of a kind, in order."""
         return [
-            _whole(row)
+            whole(row)
             for row in self.rows("SELECT * FROM entry WHERE kind = ? ORDER BY sequence", kind)
         ]
 
@@ -430,7 +276,7 @@ class Chain:
         """Iterate over all entries in order, a part at a time: no cursor stays open."""
         query, after = "SELECT * FROM entry WHERE sequence > ? ORDER BY sequence LIMIT ?", -1
         while found := self.rows(query, after, _CHUNK):
-            yield from map(_entry, found)
+            yield from map(raw, found)
             after = found[-1][0]
 
     def check_file(self) -> None:
@@ -453,28 +299,3 @@ def _one_line(path: Path) -> Iterator[None]:
     except (sqlite3.Error, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(f"{path}: the ledger cannot be used: {reason}") from None
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    sequence, time, kind, text, previous, hashed, signature = row
-    return Entry(
-        sequence=sequence, time=time, kind=kind, text=text, previous=previous, hash=hashed,
-        signature=signature,
-    )  # fmt: skip
-
-
-def _whole(row: tuple[Any, ...]) -> Entry:
-    entry = _entry(row)
-    try:
-        holds = entry.holds
-    except GARBLED:
-        holds = False
-    if not holds:
-        raise _damaged(entry.sequence)
-    return entry
-
-
-def _damaged(sequence: int) -> ConfigurationError:
-    return ConfigurationError(
-        f"ledger entry {sequence} does not hold: run `dp-risk ledger verify SITE`"
-    )

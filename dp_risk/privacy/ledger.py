@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_risk.privacy import keys, seal
-from dp_risk.privacy.account import Account, Amendment, Balance, State, Terms
-from dp_risk.privacy.accounting import Event, Filter
+from dp_risk.privacy.account import Account, Amendment, State
+from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
-from dp_risk.privacy.chain import GARBLED, Chain, Entry, Verified, check
+from dp_risk.privacy.chain import Chain
+from dp_risk.privacy.entries import GARBLED, Entry, Verified, check
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.privacy.terms import Run, Terms, amendment_of, balance, lines_of, read_terms
 from dp_risk.types import ConfigurationError, Refused, VerificationError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a run reserved, and how many rounds of each purpose it paid."""
-
-    run: str
-    plan: str
-    time: str
-    schedule: tuple[Purpose, ...]
-    paid: Mapping[str, int]
 
 
 class Ledger:
@@ -93,7 +83,7 @@ class Ledger:
 
         chain = Chain.open(path, key=key, opening=None if account is None else opening)
         try:
-            ledger = cls(chain, _terms(chain), math.inf)
+            ledger = cls(chain, read_terms(chain), math.inf)
             if key is not None and chain.public_key != ledger.public_key:
                 raise Refused(f"{path}: the ledger belongs to another site key")
             if account is not None:
@@ -165,20 +155,13 @@ class Ledger:
             lifetime_epsilon=filter.lifetime_epsilon,
             retired=self._retired,
             balances={
-                split: _balance(filter, spent) for split, spent in self._totals(last).items()
+                split: balance(filter, spent) for split, spent in self._terms.totals(last).items()
             },
         )
 
     @property
     def _retired(self) -> bool:
         return self._chain.latest("retire") is not None
-
-    def _totals(self, entry: Entry, name: str = "filter") -> dict[str, float]:
-        value = entry.body[name]
-        if not isinstance(value, Mapping):
-            # Version 1 had one account.
-            value = {self._terms.pays: value}
-        return {split: float(value.get(split, 0.0)) for split in self._terms.account.splits}
 
     def _open_reservation(self) -> Entry | None:
         reserve, close = self._chain.latest("reserve"), self._chain.latest("close")
@@ -216,29 +199,14 @@ class Ledger:
     def _settled(self, reservation: Entry | None) -> dict[str, float]:
         """Return the filter's totals once the rounds of a reservation that never ran are back."""
         if reservation is None:
-            return self._totals(self._chain.last())
+            return self._terms.totals(self._chain.last())
         paid, filter = self._answers.paid(reservation.body["run"]), self.filter
-        totals = self._totals(reservation, "filter_before")
+        totals = self._terms.totals(reservation, "filter_before")
         used = dict.fromkeys(totals, 0.0)
-        for line in self._schedule(reservation):
+        for line in self._terms.schedule(reservation):
             if line.event.noise_multiplier:
                 used[line.split] += paid.get(line.name, 0) * filter.cost(line.event)
         return {split: total + used[split] for split, total in totals.items()}
-
-    def _schedule(self, reservation: Entry) -> tuple[Purpose, ...]:
-        def split(line: Mapping[str, Any]) -> str:
-            known = line.get("split") in self._terms.account.splits
-            return str(line["split"]) if known else self._terms.pays
-
-        return tuple(
-            Purpose(
-                name=line["name"],
-                split=split(line),
-                event=Event.from_dict(line["event"]),
-                rounds=int(line["rounds"]),
-            )
-            for line in reservation.body["schedule"]
-        )
 
     def _reservation(self, run: str) -> Entry | None:
         found = self._chain.rows(
@@ -284,21 +252,12 @@ class Ledger:
                         f"{asked:.4g}"
                     )
             self._close(current)
-            lines = [
-                {
-                    "name": line.name,
-                    "split": line.split,
-                    "event": line.event.to_dict(),
-                    "rounds": line.rounds,
-                }
-                for line in schedule
-            ]
             self._chain.append(
                 "reserve",
                 {
                     "run": run,
                     "plan": plan_digest,
-                    "schedule": lines,
+                    "schedule": lines_of(schedule),
                     "filter_before": before,
                     "filter": after,
                 },
@@ -343,12 +302,12 @@ class Ledger:
                 raise Refused("the run is not open")
             if reservation.body["plan"] != plan_digest:
                 raise Refused("another plan than the one that was reserved")
-            line = next((x for x in self._schedule(reservation) if x.name == purpose), None)
+            line = next((x for x in self._terms.schedule(reservation) if x.name == purpose), None)
             if line is None or not 0 <= round < line.rounds:
                 raise Refused("the round is not in the reserved schedule")
             if self._answers.last(run, purpose) >= round:
                 raise Refused("the round is out of order")
-            totals, filter = self._totals(self._chain.last()), self.filter
+            totals, filter = self._terms.totals(self._chain.last()), self.filter
             if filter.epsilon(totals[line.split]) > filter.lifetime_epsilon:
                 raise Refused("the policy's lifetime budget is now below what the run reserved")
             self._chain.append(
@@ -379,7 +338,7 @@ class Ledger:
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         digest = arrays_digest(whole)
         with self._chain.transaction():
-            totals = self._totals(self._chain.last())
+            totals = self._terms.totals(self._chain.last())
             body = {"run": run, "purpose": purpose, "round": round, "digest": digest}
             entry = self._chain.append("release", {**body, "filter": totals})
             self._answers.store(whole, entry)
@@ -467,13 +426,13 @@ class Ledger:
         return amendment
 
     def _amend(self, kind: str, body: Mapping[str, Any]) -> Amendment:
-        totals = self._totals(self._chain.last())
-        return _amendment(self._chain.append(kind, {**body, "filter": totals}))
+        totals = self._terms.totals(self._chain.last())
+        return amendment_of(self._chain.append(kind, {**body, "filter": totals}))
 
     def amendments(self) -> tuple[Amendment, ...]:
         """Return every raise, and the retirement: they go into every later report."""
         found = (*self._chain.of("raise"), *self._chain.of("retire"))
-        return tuple(_amendment(entry) for entry in found)
+        return tuple(amendment_of(entry) for entry in found)
 
     def charged(self, run: str) -> tuple[Purpose, ...]:
         """Return what a run has paid so far, one line a purpose."""
@@ -483,7 +442,7 @@ class Ledger:
         paid = self._answers.paid(run)
         return tuple(
             dataclasses.replace(line, rounds=paid[line.name])
-            for line in self._schedule(reservation)
+            for line in self._terms.schedule(reservation)
             if paid.get(line.name)
         )
 
@@ -494,7 +453,7 @@ class Ledger:
                 run=entry.body["run"],
                 plan=entry.body["plan"],
                 time=entry.time,
-                schedule=self._schedule(entry),
+                schedule=self._terms.schedule(entry),
                 paid=self._answers.paid(entry.body["run"]),
             )
             for entry in self._chain.of("reserve")
@@ -524,37 +483,3 @@ class Ledger:
         except GARBLED as error:
             raise VerificationError(f"{path}: the ledger does not hold: {error}") from None
         return dataclasses.replace(verified, sealed=sealed)
-
-
-def _terms(chain: Chain) -> Terms:
-    founding = chain.latest("migrate") or chain.at(0)
-    try:
-        if founding is None:
-            raise ValueError
-        return Terms.read(founding.body)
-    except GARBLED:
-        raise ConfigurationError(
-            f"{chain.path}: the ledger cannot be used: entry 0 is damaged"
-        ) from None
-
-
-def _balance(filter: Filter, spent: float) -> Balance:
-    epsilon = filter.epsilon(spent)
-    used = spent / filter.capacity if filter.capacity > 0 else 1.0
-    return Balance(
-        spent_epsilon=epsilon,
-        left_epsilon=max(0.0, filter.lifetime_epsilon - epsilon),
-        used=min(1.0, used),
-    )
-
-
-def _amendment(entry: Entry) -> Amendment:
-    body = entry.body
-    return Amendment(
-        sequence=entry.sequence,
-        time=entry.time,
-        kind=entry.kind,
-        by=str(body["by"]),
-        reason=str(body["reason"]),
-        lifetime_epsilon=float(body["lifetime_epsilon"]),
-    )

@@ -17,18 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dp_risk.privacy import keys, seal
-from dp_risk.privacy.account import Account, Terms
+from dp_risk.privacy.account import Account
 from dp_risk.privacy.answers import Answers
-from dp_risk.privacy.chain import (
-    GARBLED,
-    RUN_INDEX,
-    SCHEMA_VERSION,
-    Chain,
-    check,
-    check_links,
-    connect,
-    sync,
-)  # fmt: skip
+from dp_risk.privacy.chain import RUN_INDEX, SCHEMA_VERSION, Chain, connect, sync
+from dp_risk.privacy.entries import GARBLED, check, check_links
+from dp_risk.privacy.terms import Terms
 from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
 

@@ -61,4 +61,4 @@ class Release:
     arrays: Mapping[str, NDArray[Any]]
     digest: str
     ledger_head: str
-    signature: str = ""
+    signature: str

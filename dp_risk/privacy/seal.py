@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 
 from dp_risk.privacy import keys
-from dp_risk.privacy.chain import GARBLED, LOG, Chain, Verified
+from dp_risk.privacy.chain import LOG, Chain
+from dp_risk.privacy.entries import GARBLED, Verified
 from dp_risk.privacy.release import canonical
 from dp_risk.types import ConfigurationError, VerificationError
 

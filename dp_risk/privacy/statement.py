@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dp_risk.privacy import keys
-from dp_risk.privacy.account import Terms
-from dp_risk.privacy.chain import GARBLED, Entry, Verified, check
+from dp_risk.privacy.entries import GARBLED, Entry, Verified, check
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.release import canonical
+from dp_risk.privacy.terms import Terms
 from dp_risk.types import ConfigurationError, VerificationError
 
 CONTEXT = "dp-risk statement"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dp_risk.privacy import keys, seal, statement
 from dp_risk.privacy.accounting import Event
-from dp_risk.privacy.chain import CONTEXT
+from dp_risk.privacy.entries import CONTEXT, entry_hash
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import Purpose
 from dp_risk.types import ConfigurationError, Refused, VerificationError
@@ -312,3 +312,22 @@ def test_any_byte_of_a_statement_counts(tmp_path_factory, at, bit):
     path.write_bytes(bytes(whole))
     with pytest.raises(VerificationError):
         statement.verify(path)
+
+
+@pytest.mark.parametrize("rehashed", [False, True])
+def test_nothing_is_paid_on_top_of_an_edited_entry(ledger, rehashed):
+    ledger.reserve(run="r", plan_digest="p", schedule=schedule())
+    last = list(ledger.entries())[-1]
+    text = last.text.replace('"rounds": 3', '"rounds": 9')
+    edited = dataclasses.replace(last, text=text)
+    hashed = entry_hash(last.previous, last.sequence, last.time, last.kind, text)
+    ledger._chain.connection.execute(
+        "UPDATE entry SET body = ?, hash = ? WHERE sequence = ?",
+        (text, hashed if rehashed else last.hash, last.sequence),
+    )
+    assert text != last.text
+    assert not edited.holds
+    for write in (lambda: pay(ledger), lambda: ledger.close("r"), lambda: ledger.retire(**WHO)):
+        with pytest.raises(ConfigurationError, match=r"entry 1 does not hold.*ledger verify"):
+            write()
+    assert len(list(ledger.entries())) == 2

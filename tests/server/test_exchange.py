@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, RecordDict
 from clients.app import make_app
 from dp_risk import wire
 from dp_risk.privacy import keys
-from dp_risk.privacy.chain import CONTEXT
+from dp_risk.privacy.entries import CONTEXT
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.types import FederationError
 from server.exchange import ask, releases, statements, wait_for_nodes
