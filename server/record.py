@@ -146,8 +146,8 @@ def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
         lines = ["Each unit's data sits at one site only."]
     else:
         lines = [
-            f"Each unit's data sits at {plan.max_sites_per_unit} sites at most, on the same side of "
-            "the split at each (the sites share the split key); every site charges for all of them."
+            f"Each unit's data sits at {plan.max_sites_per_unit} sites at most, on one side of "
+            "the split at all (the sites share the split key); each site charges for all of them."
         ]
     if plan.stable_ids:
         lines.append(

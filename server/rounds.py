@@ -175,7 +175,7 @@ class Run:
         if privacy.trust != Trust.NONE:
             if units is not None:
                 check_delta(privacy.delta, units, where="declared")
-        elif units is None:
+        elif units is None and all(view.statement["public"] for view in views):
             raise ConfigurationError(
                 "privacy.trust: a run without noise counts no units, so every site must declare "
                 "its number (data.public_size=true)"

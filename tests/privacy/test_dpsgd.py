@@ -388,6 +388,7 @@ class Broken(Rows):
 
 @both_models
 def test_units_that_raise_are_found_by_halving(name, without_noise, caplog):
+    caplog.set_level("WARNING")
     good = rows(400)
     units = Broken(good.codes, good.values, good.labels)
     kept = [i for i in range(400) if i not in Broken.bad]

@@ -243,6 +243,7 @@ def test_a_torn_log_leaves_an_older_chain_that_heads_tell(reserved, path, tmp_pa
 
 @pytest.mark.parametrize("to", ["1970-01-01T00:00:00.000+00:00", "2001-09-09T01:46:40.000+00:00"])
 def test_a_clock_that_goes_back_changes_nothing(reserved, monkeypatch, caplog, to):
+    caplog.set_level("WARNING")
     pay(reserved)
     assert reserved.verify().backwards == ()
     with monkeypatch.context() as patch:
@@ -272,6 +273,8 @@ def test_a_locked_ledger_is_one_line(reserved, path):
 
 
 def test_a_disk_too_full_for_a_seal_still_closes(reserved, path, monkeypatch, caplog):
+    caplog.set_level("WARNING")
+
     def full(*_):
         raise OSError(28, "No space left on device")
 
