@@ -10,8 +10,8 @@ from typing import Any
 from clients.site import LEDGER
 from dp_risk.cli import artefacts
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.terms import Run
 from dp_risk.privacy.plan import costs
+from dp_risk.privacy.terms import Run
 
 
 @dataclass(kw_only=True)
