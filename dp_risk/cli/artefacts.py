@@ -17,6 +17,7 @@ from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.models.additive import shapes
 from dp_risk.privacy import keys as keyring
+from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.release import canonical
 from dp_risk.report.facts import build
 from dp_risk.report.render import render
@@ -219,5 +220,30 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
         raise VerificationError(f"{folder / _MANIFEST}: signed by a key that is not in {keys}")
     else:
         lines.append("signed by a key that you trust")
-    lines.append("not checked: the sites' ledgers (dp-risk ledger verify SITE at each site)")
+    return lines + _heads(folder, keys)
+
+
+def _heads(folder: Path, keys: Path | None) -> list[str]:
+    """Check the signatures of the ledger heads that a run's record holds."""
+    record = json.loads((folder / "run.json").read_text())
+    # Records of older runs hold no signatures.
+    signed = [site for site in record.get("sites", ()) if "ledger_signature" in site]
+    for site in signed:
+        if not verify_head(site["key"], site["ledger_head"], site["ledger_signature"]):
+            raise VerificationError(
+                f"{folder / 'run.json'}: the ledger head of {site['site']} is not signed by its key"
+            )
+    lines = []
+    if signed:
+        lines.append(f"{len(signed)} ledger heads are signed by the keys that the record names")
+        known = [s for s in signed if keys is not None and trusted(keys, s["key"])]
+        if len(known) < len(signed):
+            lines.append(
+                f"not checked: whether {len(signed) - len(known)} of these keys are the sites' own"
+            )
+        else:
+            lines.append("all of them are keys that you trust")
+    lines.append(
+        "not checked: what the ledgers hold (dp-risk ledger verify, at each site or on its export)"
+    )
     return lines

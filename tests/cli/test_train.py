@@ -263,6 +263,29 @@ def test_verify_holds_until_a_byte_changes(run: Run, tmp_path: Path, private: li
     assert "signature" in said.line
 
 
+def test_verify_checks_the_signatures_of_the_ledgers_heads(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    assert run("train", "privacy.epsilon=2", *private, "run.dir=out").code == 0
+    said = run("verify", "out")
+    assert "2 ledger heads are signed" in said.out
+    assert "not checked: whether 2 of these keys are the sites' own" in said.out
+    record = read(tmp_path / "out" / "run.json")
+    signer = read(tmp_path / "out" / "manifest.json")["public_key"]
+    trusted = [signer, *(site["key"] for site in record["sites"])]
+    (tmp_path / "keys").write_text("\n".join(trusted[:2]))
+    assert "whether 1 of these keys" in run("verify", "out", "--keys", "keys").out
+    (tmp_path / "keys").write_text("\n".join(trusted))
+    assert "all of them are keys that you trust" in run("verify", "out", "--keys", "keys").out
+    # Another head, and the manifest signed again by whoever changed it.
+    record["sites"][1]["ledger_head"] = "0" * 64
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    assert run("report", "out").code == 0
+    said = run("verify", "out")
+    assert said.code == 5
+    assert "the ledger head of site-01 is not signed by its key" in said.line
+
+
 def test_report_renders_again_and_signs(run: Run, tmp_path: Path, private: list[str]) -> None:
     assert run("train", "privacy.epsilon=2", *private, "run.dir=out").code == 0
     page = tmp_path / "out" / "report.html"
