@@ -83,6 +83,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
         privacy=asked.asked,
         federation=asked.federation,
         seed=asked.seed,
+        capacity=asked.evaluation.capacity,
+        memory=root / "heads.json",
     )
     job.folder.mkdir()
     overrides = root / "job.toml"
@@ -120,7 +122,8 @@ def test_each_site_paid_for_every_release_and_closed(deployment: Deployment):
     for site in deployment.sites:
         entries = deployment.entries(site)
         assert deployment.ledger(site).verify().entries == len(entries)
-        paid = ["charge", "release"] * ROUNDS
+        # The two rounds of the evaluation come last.
+        paid = ["charge", "release"] * (ROUNDS + 2)
         assert [entry.kind for entry in entries] == ["open", "reserve", *paid, "close"]
         assert {entry.body["run"] for entry in entries[1:]} == {deployment.job.run}
 
@@ -128,3 +131,11 @@ def test_each_site_paid_for_every_release_and_closed(deployment: Deployment):
 def test_the_server_saw_the_head_of_each_ledger(deployment: Deployment):
     seen = {site["site"]: site["ledger_head"] for site in deployment.run["sites"]}
     assert seen == {site: deployment.ledger(site).state.head for site in deployment.sites}
+    kept = json.loads(deployment.job.memory.read_text())["heads"].values()
+    assert {head["site"]: head["head"] for head in kept} == seen
+
+
+def test_the_holdouts_were_evaluated(deployment: Deployment):
+    assert deployment.run["utility_source"] == "charged"
+    assert deployment.run["estimates"]["sites"] == SITES
+    assert deployment.run["utility"]["auroc"]["value"] > 0.5
