@@ -1,7 +1,7 @@
 """Measure private evaluation: `python benchmarks/private_evaluation.py --repetitions 100`.
 
-Every repetition draws both rounds' noise anew from the system's randomness and compares the
-estimates with the exact metrics of the same holdout.
+Every repetition asks the sites' mechanisms for both rounds anew, with noise from the system, and
+compares the server's estimates with the exact metrics of the same holdout.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +18,31 @@ from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.data.source import builtin_path, read_table
 from dp_risk.evaluation.baselines import logistic
-from dp_risk.evaluation.bins import CELLS, HIGH, LOW, choose_bins, score_position
+from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_cells, score_position
 from dp_risk.evaluation.metrics import ECE_BINS
-from dp_risk.evaluation.private import estimates
-from dp_risk.privacy.accounting import gaussian_mu
-from dp_risk.privacy.noise import Grid
+from dp_risk.privacy.gaussian import GaussianHistogram, GaussianQuantiles
+from dp_risk.privacy.mechanism import Arrays
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.planning import Allocation, Privacy, choose_noise
 from dp_risk.privacy.randomness import Randomness
+from server.evaluation import evaluate
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Holdout:
-    """Scored rows and the share of its unit that each row carries."""
+    """Scored rows and the unit of each."""
 
     name: str
     labels: Floats
     logits: Floats
-    weights: Floats
+    units: NDArray[np.int64]
+
+    @property
+    def weights(self) -> Floats:
+        """Each row's share of its unit."""
+        return np.asarray(1 / np.bincount(self.units)[self.units])
 
 
 def exact(holdout: Holdout) -> dict[str, float]:
@@ -60,39 +67,51 @@ def exact(holdout: Holdout) -> dict[str, float]:
     }
 
 
-def noisy(counts: list[Floats], noise_multiplier: float) -> tuple[Floats, float]:
-    """Return the sum of one release a site, and the standard deviation of its noise."""
-    grid = Grid(clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=len(counts[0]))
-    total = sum(grid.release(x, Randomness.system()) for x in counts)
-    return np.asarray(total), grid.std * math.sqrt(len(counts))
+def plan(asked: Privacy) -> Plan:
+    """Return a plan whose evaluation costs what a run would allot to it."""
+    noise = choose_noise(
+        asked, units=1000, rounds=1, steps_per_round=1, stable_ids=True, holdout=True
+    )
+    return Plan(
+        run="benchmark", dataset="-", schema="-", model="additive", model_options={}, dimension=1,
+        trust=asked.trust, unit=asked.unit, randomness=asked.randomness, delta=asked.delta,
+        epsilon=asked.epsilon, clip_norm=1.0, noise_multiplier=noise.noise_multiplier,
+        sampling_rate=1.0, rounds=1, steps_per_round=1, local_rate=0.0, counts_noise=0.0,
+        score_bins_noise=noise.score_bins_noise, evaluation_noise=noise.evaluation_noise,
+        stable_ids=True, max_records_per_account=1, max_sites_per_unit=1, min_sites=1,
+        max_colluding=None, participants={}, seed=0,
+    )  # fmt: skip
 
 
 def repeat(
-    holdout: Holdout, *, sites: int, repetitions: int, mu: float, score_share: float
+    holdout: Holdout, asked: Plan, *, sites: int, repetitions: int
 ) -> tuple[dict[str, Floats], float]:
     """Return (value, low, high) of each repetition by metric, and the mean number of bins."""
-    site = np.random.default_rng(0).integers(sites, size=len(holdout.labels))
-    places = np.clip(score_position(holdout.logits), LOW, HIGH)
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    # All rows of a unit are at one site.
+    site = np.random.default_rng(0).integers(sites, size=holdout.units.max() + 1)[holdout.units]
+    at = [np.flatnonzero(site == s) for s in range(sites)]
+    positions = score_position(holdout.logits)
+
+    def ask(_: str, edges: list[float] | None = None) -> list[Arrays]:
+        if edges is None:
+            where = GaussianQuantiles(
+                low=LOW, high=HIGH, cells=CELLS, noise_multiplier=asked.score_bins_noise
+            )
+            return [where((holdout.units[i], positions[i]), Randomness.system()) for i in at]
+        cells = score_cells(edges, holdout.logits, holdout.labels)
+        histogram = GaussianHistogram(
+            cells=2 * (len(edges) + 1), noise_multiplier=asked.evaluation_noise
+        )
+        return [histogram((holdout.units[i], cells[i]), Randomness.system()) for i in at]
+
+    found: dict[str, list[list[float]]] = {}
     n_bins = []
     for seed in range(repetitions):
-        counts = [
-            np.histogram(places[site == s], CELLS, (LOW, HIGH), weights=holdout.weights[site == s])[
-                0
-            ].astype(float)
-            for s in range(sites)
-        ]
-        bins = choose_bins(*noisy(counts, 1 / (mu * math.sqrt(score_share))))
-        n_bins.append(len(bins))
-        cells = bins.cells(holdout.logits, holdout.labels)
-        counts = [
-            np.bincount(cells[site == s], holdout.weights[site == s], 2 * len(bins))
-            for s in range(sites)
-        ]
-        total, std = noisy(counts, 1 / (mu * math.sqrt(1 - score_share)))
-        result = estimates(total.reshape(2, -1), bins, noise_std=std, draws=1000, seed=seed)
-        for name, e in result.items():
-            found.setdefault(name, []).append((e.value, e.low, e.high))
+        result = evaluate(replace(asked, seed=seed), ask, capacity=0.01)
+        n_bins.append(result["bins"])
+        for name, e in result["metrics"].items():
+            row = [math.nan if e[end] is None else e[end] for end in ("value", "low", "high")]
+            found.setdefault(name, []).append(row)
     return {name: np.array(rows) for name, rows in found.items()}, float(np.mean(n_bins))
 
 
@@ -114,15 +133,15 @@ def load(name: str) -> tuple[Floats, dict[str, Floats], Floats, Floats]:
 
 
 def holdouts() -> list[Holdout]:
-    """Return the cases, each with equal weights unless its name says otherwise."""
+    """Return the cases; every row is a unit unless its name says otherwise."""
     rng = np.random.default_rng(2)
     cases = []
     for data in ("adult", "spambase"):
         labels, models = load(data)
-        ones = np.ones(len(labels))
+        rows = np.arange(len(labels))
         for model, logits in models.items():
             name = f"{data}, {model}"
-            cases.append(Holdout(name=name, labels=labels, logits=logits, weights=ones))
+            cases.append(Holdout(name=name, labels=labels, logits=logits, units=rows))
     adult = cases[0]
     negatives = adult.labels == 0
     keep = negatives | (
@@ -133,17 +152,16 @@ def holdouts() -> list[Holdout]:
             name="adult with 3 % positives, logistic",
             labels=adult.labels[keep],
             logits=adult.logits[keep] - math.log(10),
-            weights=adult.weights[keep],
+            units=np.arange(keep.sum()),
         )
     )
     account = rng.integers(len(negatives) // 4, size=len(negatives))
-    weights = 1 / np.bincount(account)[account]
     cases.append(
         Holdout(
             name="adult in accounts of about 4 rows, logistic",
             labels=adult.labels,
             logits=adult.logits,
-            weights=weights,
+            units=account,
         )
     )
     return cases
@@ -155,21 +173,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--epsilon", type=float, default=1.0, help="of both rounds together")
     parser.add_argument("--delta", type=float, default=1e-6)
-    parser.add_argument("--score-share", type=float, default=0.15, help="of mu^2, for the bins")
     parser.add_argument("--sites", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     options = parser.parse_args(arguments)
-    mu = gaussian_mu(options.epsilon, options.delta)
+    asked = Privacy(
+        epsilon=options.epsilon, delta=options.delta, unit="record", max_records_per_account=1,
+        max_sites_per_unit=1, allocation=Allocation(counts=0.05, evaluation=0.2), trust="local",
+        clip_norm=1.0, sampling_rate=1.0, randomness="system",
+    )  # fmt: skip
     for holdout in holdouts():
         if options.case not in holdout.name:
             continue
         for sites in options.sites:
             found, n_bins = repeat(
-                holdout,
-                sites=sites,
-                repetitions=options.repetitions,
-                mu=mu,
-                score_share=options.score_share,
+                holdout, plan(asked), sites=sites, repetitions=options.repetitions
             )
             rows = f"{len(holdout.labels)} rows, {sites} site(s), {n_bins:.1f} bins"
             print(f"\n{holdout.name}; {rows}")
