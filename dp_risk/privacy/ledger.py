@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from dp_risk.privacy import keys, seal
 from dp_risk.privacy.account import Account, Amendment, Balance, State, Terms
-from dp_risk.privacy.accounting import Event, Filter
+from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import GARBLED, Chain, Entry, Verified, check
+from dp_risk.privacy.events import decode
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.types import ConfigurationError, Refused, VerificationError
@@ -229,7 +230,7 @@ class Ledger:
             Purpose(
                 name=line["name"],
                 split=split(line),
-                event=Event.from_dict(line["event"]),
+                event=decode(line["event"]),
                 rounds=int(line["rounds"]),
             )
             for line in reservation.body["schedule"]
