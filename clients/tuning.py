@@ -29,9 +29,11 @@ from dp_risk.privacy.selection import PrivateSelection, Scored
 from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split, Trust
 
 # Steps as large and as noisy as those of a run, but fewer; the server's usual momentum.
-_STEPS, _MOMENTUM, _AVERAGING = 12, 0.9, 0.9
+_STEPS, _MOMENTUM, _AVERAGING = 10, 0.9, 0.9
 _MAX_WEIGHT = 1e3
 _MOST_CANDIDATES = 1000
+# Repetitions for each candidate, on average: few would often miss the good ones.
+_REPETITIONS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Choice:
 
 DEFAULTS = tuple(
     Choice(learning_rate=step / clip, clip_norm=clip)
-    for step, clip in itertools.product((0.1, 0.3, 1.0), (0.3, 1.0, 3.0))
+    for step, clip in itertools.product((0.3, 1.0, 3.0), (0.3, 1.0, 3.0))
 )
 
 
@@ -195,7 +197,7 @@ class Tuning:
     epsilon, delta : float
         Bound on what the whole selection charges a unit; delta must be the policy's.
     choices : tuple of Choice
-        The candidates; each is drawn once on average.
+        The candidates; each is drawn twice on average.
     model : str
         Name in the model registry.
     steps : int
@@ -225,7 +227,7 @@ class Tuning:
             If no noise is enough for this epsilon.
         """
         policy = site.policy
-        mean, sites = len(self.choices), policy.max_sites_per_unit
+        mean, sites = _REPETITIONS * len(self.choices), policy.max_sites_per_unit
         try:
             noise = calibrate_selection(
                 self.epsilon,
@@ -292,7 +294,8 @@ class Tuning:
             for choice in self.choices
         ]  # fmt: skip
         one = max(grid.distance(1) for grid in grids)
-        all_uses = uses(steps=self.steps, units=site.policy.units) * len(self.choices)
+        all_uses = uses(steps=self.steps, units=site.policy.units)
+        all_uses *= _REPETITIONS * len(self.choices)
         return one * all_uses * line.event.count
 
 

@@ -35,7 +35,7 @@ def test_a_site_tunes(run: Run, mine: Path) -> None:
     assert found["use"] in said.out
     shown = run("ledger", "show", mine)
     assert "(RDP, as reserved)" in shown.out
-    assert "Best(of 1 on average" in shown.out
+    assert "Best(of 2 on average" in shown.out
     assert "epsilon_run_rdp" in json.loads(run("ledger", "show", mine, "--json").out)["runs"][0]
 
 

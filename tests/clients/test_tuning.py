@@ -53,7 +53,7 @@ def test_one_charge_pays_for_everything_and_only_the_winner_leaves(make: Make) -
     assert winner.choice in CHOICES
     assert isinstance(winner.event, Selection)
     # Two steps, the score and the count of a private size.
-    assert (winner.event.mean, winner.event.base.count, winner.event.count) == (3, 4, 1)
+    assert (winner.event.mean, winner.event.base.count, winner.event.count) == (6, 4, 1)
     assert winner.epsilon_run == epsilon([winner.event], DELTA)
     assert 1.99 < winner.epsilon_run <= 2.0
     assert kinds(folder) == ["open", "reserve", "charge", "release", "close"]
