@@ -54,7 +54,8 @@ class PrivateSelection(Generic[Private]):
     reject words of the stream until they are exactly uniform, so that they are at distance 0 from
     what is accounted. Among equal scores the first trial wins: trials are exchangeable, so this is
     a tie broken at random. How long a call takes is a residual channel: it tells how many trials
-    there were.
+    there were. At a low order (the filter of a large lifetime budget) a selection may cost more
+    than every candidate run once: the terms in log(mean) do not shrink with the noise.
 
     Parameters
     ----------
