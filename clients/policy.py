@@ -38,7 +38,8 @@ _COMMENTS = {
     "max_records_per_account": "Most records of one account that may take part in a step; 1 where "
     "the unit is a record.",
     "purposes": "What may be released: counts (noisy number of units), training, score_bins and "
-    "evaluation (noisy histograms of holdout scores).",
+    "evaluation (noisy histograms of holdout scores), tuning (`dp-risk site tune` here; no server "
+    "can ask for it).",
     "models": "Models that may be trained.",
     "trusts": "Who may add the noise: local (this site, in full); none only for public data.",
     "randomness": "system; seeded only for public data, because whoever knows the seed removes the "

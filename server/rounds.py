@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
+from dp_risk.models.stepping import Stepper
 from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
 from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
 from dp_risk.privacy.release import Release
 from dp_risk.types import ConfigurationError, FederationError, Refused, Trust, Unit
 from server import record
-from server.aggregation import Stepper, Weights, total
+from server.aggregation import Weights, total
 from server.budget import SiteView, check_together, refusal_line
 from server.evaluation import evaluate
 from server.exchange import ask, releases, statements, wait_for_nodes

@@ -23,6 +23,7 @@ from dp_risk.cli.settings import (
     Server,
     Settings,
     Sites,
+    Tuning,
 )
 from dp_risk.data.partition import ByColumn, ByTime, Dirichlet, Iid
 from dp_risk.data.settings import Data
@@ -39,6 +40,7 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "grid": (InProcess,),
     "evaluation": (Evaluation,),
     "report": (Report,),
+    "tuning": (Tuning,),
 }
 
 

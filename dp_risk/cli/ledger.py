@@ -127,10 +127,11 @@ def _show(options: argparse.Namespace) -> None:
 
 def _run(ledger: Ledger, run: Run) -> dict[str, Any]:
     """Return a run with both costs of its whole reserved schedule, and its charges by purpose."""
-    from dp_risk.privacy.accounting import epsilon
+    from dp_risk.privacy.accounting import accountant, epsilon
 
     filter = ledger.filter
     costs = {}
+    by = accountant([line.event for line in run.schedule])
     for split in ledger.account.splits:
         events = [line.total for line in run.schedule if line.split == split]
         costs[split] = _finite(epsilon(events, filter.delta))
@@ -152,7 +153,7 @@ def _run(ledger: Ledger, run: Run) -> dict[str, Any]:
         "run": run.run,
         "plan": run.plan,
         "time": run.time,
-        "epsilon_run_pld": costs,
+        f"epsilon_run_{by.lower()}": costs,
         "charges": charges,
     }
 
@@ -163,11 +164,12 @@ def _finite(value: float) -> float | None:
 
 
 def _print_run(run: dict[str, Any]) -> None:
+    by = "PLD" if "epsilon_run_pld" in run else "RDP"
     costs = ", ".join(
         f"{split} {'no protection' if cost is None else format(cost, '.4g')}"
-        for split, cost in run["epsilon_run_pld"].items()
+        for split, cost in run[f"epsilon_run_{by.lower()}"].items()
     )
-    print(f"run {run['run']}  {run['time'][:19]}  run epsilon (PLD, as reserved): {costs}")
+    print(f"run {run['run']}  {run['time'][:19]}  run epsilon ({by}, as reserved): {costs}")
     for line in run["charges"]:
         print(
             f"  {line['purpose']:<12} {line['split']:<8} {line['rounds_paid']} of "

@@ -197,6 +197,27 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="split.key of a partner that may hold the same units (default: a new one)",
     )
     verb.set_defaults(act=_site_init)
+    verb = add(
+        kinds,
+        "tune",
+        "choose a learning rate and a clip norm on the site's own rows; only the winner leaves",
+        "site tune mysite --epsilon 1",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
+    verb.add_argument("--epsilon", type=float, required=True, help="what the tuning may cost")
+    verb.add_argument("--delta", type=float, help="must be the policy's (default: it)")
+    verb.add_argument(
+        "--candidates",
+        default="defaults",
+        metavar="FILE|defaults",
+        help="YAML list of learning_rate and clip_norm (default: a grid of 9)",
+    )
+    verb.add_argument("--model", default="additive", help="default: additive")
+    verb.add_argument("--out", type=Path, help="JSON file (default: SITE/tuning.json)")
+    verb.add_argument(
+        "--close-open-run", action="store_true", help="end a run that is still open at the site"
+    )
+    verb.set_defaults(act=_site_tune)
 
     ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
     kinds = ledger.add_subparsers(dest="kind", required=True, metavar="WHAT")
@@ -224,8 +245,12 @@ def _configured(options: argparse.Namespace) -> None:
 
     search = Search()
     worst: DpRiskError | None = None
+    jobs = list(sweep(options.overrides))
+    if any("tuning.selection=private" in overrides for overrides in jobs):
+        # Said once for the whole sweep, before its first trial.
+        settings(["tuning.selection=private"]).tuning.refuse_private()
     try:
-        for number, overrides in enumerate(sweep(options.overrides)):
+        for number, overrides in enumerate(jobs):
             print(f"job {number}: {' '.join(overrides)}", flush=True)
             trial = search.begin(overrides)
             try:
@@ -257,6 +282,7 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
     from dp_risk.cli import artefacts, frontier, plan, simulate, training
     from dp_risk.cli.display import console, progress
 
+    settings.tuning.refuse_private()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if options.verb == "plan":
         units = options.units
@@ -364,4 +390,12 @@ def _site_init(options: argparse.Namespace) -> None:
         *("delta", "lifetime_epsilon", "run_epsilon", "holdout", "split_key"),
     )
     for line in init(options.folder, **{name: getattr(options, name) for name in names}):
+        print(line)
+
+
+def _site_tune(options: argparse.Namespace) -> None:
+    from dp_risk.cli.tune import run
+
+    names = ("epsilon", "delta", "candidates", "model", "out", "close_open_run")
+    for line in run(options.folder, **{name: getattr(options, name) for name in names}):
         print(line)

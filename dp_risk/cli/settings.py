@@ -8,7 +8,7 @@ from typing import Any
 
 from dp_risk.data.settings import Data
 from dp_risk.privacy.planning import Privacy
-from dp_risk.types import ConfigurationError, Trust
+from dp_risk.types import ConfigurationError, Refused, Trust
 from server.job import Federation
 
 
@@ -89,6 +89,34 @@ class Frontier:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How hyperparameters are chosen: `none` charges every trial, `private` is one site's own."""
+
+    selection: str
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("none", "private"):
+            raise ConfigurationError(
+                f"tuning.selection: {self.selection!r} is not one of none, private"
+            )
+
+    def refuse_private(self) -> None:
+        """Refuse a private selection where a server sees every trial.
+
+        Raises
+        ------
+        Refused
+            With the reason.
+        """
+        if self.selection == "private":
+            raise Refused(
+                "tuning.selection=private: a private selection needs that only the winner ever "
+                "leaves, and here the server sees every trial's rounds: either every trial is "
+                "charged (-m does that), or one site tunes on its own shard (dp-risk site tune)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole configuration, checked."""
 
@@ -102,6 +130,7 @@ class Settings:
     grid: InProcess
     evaluation: Evaluation
     report: Report
+    tuning: Tuning
     run: RunFolder
     sites: Sites
     server: Server

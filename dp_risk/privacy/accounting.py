@@ -4,7 +4,8 @@ Two different costs are computed, and every display names which is which:
 
 - *run*: the epsilon of a schedule that is fixed before data is touched, by privacy loss
   distributions (PLD; Koskela et al. 2020, Doroshenko et al. 2022), exact where all events are
-  unsampled Gaussians (Balle & Wang 2018, Theorem 8).
+  unsampled Gaussians (Balle & Wang 2018, Theorem 8). A schedule with a private selection, which
+  PLD does not support, is priced by Renyi divergences over many orders (RDP).
 - *lifetime*: a Renyi filter at one order (Feldman & Zrnic 2021), valid when later runs are chosen
   after seeing earlier ones.
 """
@@ -12,84 +13,38 @@ Two different costs are computed, and every display names which is which:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import gammaln, log_ndtr, logsumexp, ndtr
 
-CODEC_VERSION = 1
+from dp_risk.privacy.events import AnyEvent, Event, Selection
+
+__all__ = [
+    "DELTA_RESERVE",
+    "AnyEvent",
+    "Event",
+    "Filter",
+    "Selection",
+    "accountant",
+    "calibrate",
+    "calibrate_selection",
+    "epsilon",
+    "gaussian_epsilon",
+    "gaussian_mu",
+    "rdp",
+    "rdp_to_epsilon",
+]
+
 # The part of delta kept for the computed distance between what is drawn and what is accounted.
 DELTA_RESERVE = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """`count` independent uses of a Gaussian mechanism on a Poisson sample.
-
-    Parameters
-    ----------
-    noise_multiplier : float
-        Noise standard deviation over L2 sensitivity, at least 0; 0 means no protection at all.
-    sampling_rate : float
-        Probability of each unit to take part, in (0, 1].
-    count : int
-        Number of uses, at least 1.
-    """
-
-    noise_multiplier: float
-    sampling_rate: float = 1.0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.noise_multiplier < math.inf:
-            raise ValueError("noise_multiplier must be finite and at least 0")
-        if not 0 < self.sampling_rate <= 1:
-            raise ValueError("sampling_rate must lie in (0, 1]")
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise ValueError("count must be a whole number, at least 1")
-
-    def __str__(self) -> str:
-        gaussian = f"Gaussian({self.noise_multiplier:.4g})"
-        sampled = self.sampling_rate < 1
-        one = f"PoissonSampled({self.sampling_rate:.4g}, {gaussian})" if sampled else gaussian
-        return one if self.count == 1 else f"{self.count} x {one}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Encode for the ledger and the wire."""
-        return {
-            "codec": CODEC_VERSION,
-            "kind": "gaussian",
-            "noise_multiplier": self.noise_multiplier,
-            "sampling_rate": self.sampling_rate,
-            "count": self.count,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Event:
-        """Decode; anything that is not exactly a known event is refused.
-
-        Raises
-        ------
-        ValueError
-            On an unknown version, kind, key or an impossible value.
-        """
-        known = {"codec", "kind", "noise_multiplier", "sampling_rate", "count"}
-        if set(data) != known or data["codec"] != CODEC_VERSION or data["kind"] != "gaussian":
-            raise ValueError("not an event of a known kind")
-        for key in ("noise_multiplier", "sampling_rate"):
-            if isinstance(data[key], bool) or not isinstance(data[key], int | float):
-                raise ValueError(f"an event's {key} must be a number")
-            if not 0 <= data[key] <= 1e300:
-                raise ValueError(f"an event's {key} must be finite and at least 0")
-        return cls(
-            noise_multiplier=float(data["noise_multiplier"]),
-            sampling_rate=float(data["sampling_rate"]),
-            count=data["count"],
-        )
+# Orders over which Renyi accounting takes the best; every one of them gives a valid bound.
+_ORDERS = (*range(1, 257), 512, 1024, 2048)
+# So much noise costs nothing: a target that it does not meet cannot be met.
+_MOST_NOISE = 1e6
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -135,12 +90,17 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     return float(total.get_epsilon_for_delta(delta))
 
 
-def epsilon(events: Sequence[Event], delta: float) -> float:
+def accountant(events: Sequence[AnyEvent]) -> str:
+    """Return what prices a schedule in `epsilon`: PLD, or RDP where it holds a selection."""
+    return "RDP" if any(isinstance(event, Selection) for event in events) else "PLD"
+
+
+def epsilon(events: Sequence[AnyEvent], delta: float) -> float:
     """Return the epsilon of a schedule fixed in advance (the *run* cost).
 
     Parameters
     ----------
-    events : sequence of Event
+    events : sequence of Event or Selection
         Everything that one run does to any one unit.
     delta : float
         In (0, 1). One hundredth is kept for the distance of the samplers.
@@ -149,10 +109,24 @@ def epsilon(events: Sequence[Event], delta: float) -> float:
     -------
     float
         0 for no event, infinity for an event without noise.
+
+    Raises
+    ------
+    ValueError
+        On another delta, or an event of an unknown kind.
     """
     if not 0 < delta < 1:
         raise ValueError("delta must lie in (0, 1)")
-    return _epsilon(tuple(events), delta * (1 - DELTA_RESERVE)) if events else 0.0
+    if not events:
+        return 0.0
+    gaussians = tuple(event for event in events if isinstance(event, Event))
+    if len(gaussians) == len(events):
+        return _epsilon(gaussians, delta * (1 - DELTA_RESERVE))
+    return min(
+        rdp_to_epsilon(sum(rdp(event, order) for event in events), order, delta)
+        for order in _ORDERS
+        if order > 1
+    )
 
 
 @lru_cache(maxsize=256)
@@ -191,7 +165,12 @@ def calibrate(
 
     if others and epsilon(others, delta) >= target:
         raise ValueError("the other charges alone exceed the target epsilon")
-    low = high = max(0.3, math.sqrt(count) * sampling_rate / target)
+    return _smallest(cost, target, max(0.3, math.sqrt(count) * sampling_rate / target))
+
+
+def _smallest(cost: Callable[[float], float], target: float, start: float) -> float:
+    """Return the smallest noise multiplier whose cost, falling in it, is within `target`."""
+    low = high = start
     while cost(high) > target:
         low, high = high, high * 2
     while low > 1e-3 and cost(low) <= target:
@@ -204,12 +183,86 @@ def calibrate(
     return high
 
 
-def rdp(event: Event, order: int) -> float:
+def calibrate_selection(
+    target: float, delta: float, *, uses: int, mean: int, count: int = 1
+) -> float:
+    """Return the smallest noise multiplier that keeps a private selection within `target`.
+
+    Parameters
+    ----------
+    target : float
+        Epsilon of the whole run, above 0.
+    delta : float
+        In (0, 1).
+    uses : int
+        Full-batch uses of the Gaussian mechanism in one repetition.
+    mean, count : int
+        See `Selection`.
+
+    Raises
+    ------
+    ValueError
+        If no noise is enough: the conversion from Renyi divergence alone exceeds the target.
+    """
+    if not (math.isfinite(target) and target > 0):
+        raise ValueError("epsilon must be finite and above 0")
+
+    def cost(noise_multiplier: float) -> float:
+        base = Event(noise_multiplier=noise_multiplier, count=uses)
+        return epsilon([Selection(base=base, mean=mean, count=count)], delta)
+
+    if cost(_MOST_NOISE * math.sqrt(uses)) > target:
+        raise ValueError("no noise keeps a private selection within this epsilon at this delta")
+    return _smallest(cost, target, max(0.3, 3 * math.sqrt(uses) / target))
+
+
+def rdp(event: AnyEvent, order: int) -> float:
     """Return the Renyi divergence that an event costs at an integer order.
 
     Mironov, Talwar & Zhang 2019, "Renyi differential privacy of the sampled Gaussian mechanism",
-    Section 3.3.
+    Section 3.3; for a selection Papernot & Steinke 2022, Theorem 2 with eta = 1.
+
+    Raises
+    ------
+    ValueError
+        On an event of an unknown kind.
     """
+    if isinstance(event, Selection):
+        return event.count * _selection(event.base, event.mean, order)
+    if not isinstance(event, Event):
+        raise ValueError("not an event of a known kind")
+    return _sampled_gaussian(event, order)
+
+
+@lru_cache(maxsize=4096)
+def _selection(base: Event, mean: int, order: int) -> float:
+    """Return the divergence of one selection at an order.
+
+    At order a the theorem gives, for every second order b >= 1 and with log(1/gamma) = log(mean),
+    r(a) + 2 (1 - 1/b) r(b) + 2 log(mean)/b + log(mean)/(a - 1), where r is the base's. Both orders
+    are free of the data: b is the best one, and a any order from `order` on, because divergences
+    grow with their order.
+    """
+    first: float = min(
+        _sampled_gaussian(base, a) + math.log(mean) / (a - 1)
+        for a in (order, *_ORDERS)
+        if a >= order
+    )
+    return first + _second_order(base, mean)
+
+
+@lru_cache(maxsize=256)
+def _second_order(base: Event, mean: int) -> float:
+    # At order 1 the base has no weight.
+    second: float = min(
+        ((1 - 1 / b) * _sampled_gaussian(base, b) if b > 1 else 0.0) + math.log(mean) / b
+        for b in _ORDERS
+    )
+    return 2 * second
+
+
+@lru_cache(maxsize=4096)
+def _sampled_gaussian(event: Event, order: int) -> float:
     if event.noise_multiplier == 0:
         return math.inf
     q, variance = event.sampling_rate, event.noise_multiplier**2
@@ -266,7 +319,7 @@ class Filter:
         """Renyi divergence that may be spent in total."""
         return self.lifetime_epsilon - _slack(self.order, self.delta)
 
-    def cost(self, event: Event) -> float:
+    def cost(self, event: AnyEvent) -> float:
         """Renyi divergence of an event at the filter's order."""
         return rdp(event, self.order)
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from dp_risk.privacy import sampling
-from dp_risk.privacy.accounting import DELTA_RESERVE, Event, epsilon
+from dp_risk.privacy.accounting import DELTA_RESERVE, AnyEvent, Event, epsilon
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.release import digest
 from dp_risk.types import RandomnessKind, Split, Trust, Unit
@@ -19,7 +19,9 @@ TRAINING = "training"
 COUNTS = "counts"
 SCORE_BINS = "score_bins"
 EVALUATION = "evaluation"
-PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION)
+# What a site does by itself, on its own rows: no plan's schedule holds it, so no server can ask.
+TUNING = "tuning"
+PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION, TUNING)
 # Most cells of a histogram, so that the distance of its noise is known before its bins are.
 MAX_CELLS = 512
 # Runs that one ledger account may hold, so that their distances have a known sum.
@@ -35,7 +37,7 @@ class Purpose:
 
     name: str
     split: str
-    event: Event
+    event: AnyEvent
     rounds: int
 
     def __post_init__(self) -> None:
@@ -43,17 +45,36 @@ class Purpose:
             raise ValueError("rounds must be a whole number, at least 1")
 
     @property
-    def total(self) -> Event:
+    def total(self) -> AnyEvent:
         """The event of all rounds together."""
         return dataclasses.replace(self.event, count=self.event.count * self.rounds)
 
 
 def costs(schedule: Sequence[Purpose], delta: float) -> dict[str, float]:
-    """Return the epsilon of a schedule in each account that it names (the run cost, PLD)."""
-    lines: dict[str, list[Event]] = {}
+    """Return the epsilon of a schedule in each account that it names (the run cost)."""
+    lines: dict[str, list[AnyEvent]] = {}
     for line in schedule:
         lines.setdefault(line.split, []).append(line.total)
     return {split: epsilon(events, delta) for split, events in lines.items()}
+
+
+def lifetime_excess(distance: float, epsilon: float, lifetime_epsilon: float) -> float:
+    """Return what `MAX_RUNS` equal runs together add to the delta of a lifetime budget.
+
+    A total variation distance t adds (1 + e^epsilon) t to delta, and distances add up over runs. A
+    budget above 20 bounds nothing in practice and is weighed as 20; the run's own epsilon is
+    weighed in full.
+
+    Parameters
+    ----------
+    distance : float
+        Total variation distance between what one run draws and what is accounted, at least 0.
+    epsilon, lifetime_epsilon : float
+        Of one run, and of the budget.
+    """
+    one_run = 1 + math.exp(min(epsilon, 700.0))
+    all_runs = MAX_RUNS * (1 + math.exp(min(lifetime_epsilon, 20.0)))
+    return max(one_run, all_runs) * distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,17 +263,10 @@ class Plan:
         return distance * self.max_sites_per_unit
 
     def lifetime_excess(self, units: int, lifetime_epsilon: float) -> float:
-        """Return what `MAX_RUNS` such runs together add to the delta of a lifetime budget.
-
-        A total variation distance t adds (1 + e^epsilon) t to delta, and distances add up over
-        runs, here for a site of `units` units. A budget above 20 bounds
-        nothing in practice and is weighed as 20; the run's own epsilon is weighed in full.
-        """
+        """Return the module's `lifetime_excess` of the run at a site of `units` units."""
         if not self.private or self.epsilon is None:
             return 0.0
-        one_run = 1 + math.exp(min(self.epsilon, 700.0))
-        all_runs = MAX_RUNS * (1 + math.exp(min(lifetime_epsilon, 20.0)))
-        return max(one_run, all_runs) * self._distance(units)
+        return lifetime_excess(self._distance(units), self.epsilon, lifetime_epsilon)
 
     def delta_reserve(self) -> float:
         """Return the part of delta that `lifetime_excess` must stay below."""

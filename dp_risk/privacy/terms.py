@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_risk.privacy.account import Account, Amendment, Balance
-from dp_risk.privacy.accounting import Event, Filter
+from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import GARBLED, Entry
+from dp_risk.privacy.events import decode
 from dp_risk.privacy.plan import Purpose
 from dp_risk.types import ConfigurationError
 
@@ -84,7 +85,7 @@ class Terms:
             Purpose(
                 name=line["name"],
                 split=split(line),
-                event=Event.from_dict(line["event"]),
+                event=decode(line["event"]),
                 rounds=int(line["rounds"]),
             )
             for line in reservation.body["schedule"]

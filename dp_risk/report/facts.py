@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from dp_risk.privacy.accounting import Event
+from dp_risk.privacy.events import decode
 from dp_risk.report import words
 from dp_risk.types import ConfigurationError
 
@@ -213,7 +213,7 @@ def _charges(charges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _event(event: Any) -> str:
     try:
-        return str(Event.from_dict(event))
+        return str(decode(event))
     except (ValueError, TypeError, AttributeError):
         return event if isinstance(event, str) else json.dumps(event, sort_keys=True)
 

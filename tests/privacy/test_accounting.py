@@ -14,13 +14,18 @@ from dp_risk.privacy.accounting import (
     DELTA_RESERVE,
     Event,
     Filter,
+    Selection,
+    accountant,
     calibrate,
+    calibrate_selection,
     epsilon,
     gaussian_epsilon,
     gaussian_mu,
     rdp,
     rdp_to_epsilon,
 )
+from dp_risk.privacy.events import decode
+from dp_risk.privacy.plan import Purpose, costs
 
 DELTA = 1e-5
 KEPT = DELTA * (1 - DELTA_RESERVE)
@@ -242,3 +247,131 @@ def test_the_filter_holds_exactly_its_lifetime(lifetime, delta):
 def test_a_budget_too_small_for_its_delta_is_refused():
     with pytest.raises(ValueError, match="too small"):
         Filter.open(1e-4, 1e-6)
+
+
+def selected(noise=40.0, uses=14, mean=9, count=1, rate=1.0):
+    return Selection(base=event(noise, rate, uses), mean=mean, count=count)
+
+
+def their_selection(e):
+    one = dp_event.PoissonSampledDpEvent(
+        e.base.sampling_rate, dp_event.GaussianDpEvent(e.base.noise_multiplier)
+    )
+    best = dp_event.RepeatAndSelectDpEvent(
+        dp_event.SelfComposedDpEvent(one, e.base.count), e.mean, 1
+    )
+    return dp_event.SelfComposedDpEvent(best, e.count)
+
+
+SELECTIONS = [
+    selected(),
+    selected(mean=30),
+    selected(3.0, 5, 4),
+    selected(20.0, 3, 9, 2),
+    selected(4.0, 20, 12, rate=0.1),
+]
+
+
+@pytest.mark.parametrize("e", SELECTIONS, ids=str)
+def test_a_selection_costs_what_the_reference_says(e):
+    # The reference has no order 1 for a sampled base; that is best for a mean of 1 alone.
+    theirs = RdpAccountant(orders=range(2, 257)).compose(their_selection(e))
+    assert epsilon([e], DELTA) == pytest.approx(theirs.get_epsilon(KEPT), rel=1e-6)
+    # One event alone, at an order that a filter may have.
+    account = Filter(lifetime_epsilon=10.0, delta=DELTA, order=4)
+    assert account.epsilon(account.cost(e)) >= epsilon([e], DELTA)
+
+
+def test_a_selection_composes_with_gaussians():
+    e, others = selected(), [event(20.0), event(30.0, 1.0, 3)]
+    reference = RdpAccountant(orders=range(2, 257))
+    reference.compose(their_selection(e)).compose(theirs(*others))
+    assert epsilon([e, *others], DELTA) == pytest.approx(reference.get_epsilon(KEPT), rel=1e-6)
+    assert epsilon([e, event(0.0)], DELTA) == math.inf
+    assert (accountant([e, *others]), accountant(others), accountant([])) == ("RDP", "PLD", "PLD")
+
+
+def test_a_selection_of_one_costs_its_base():
+    e = selected(mean=1)
+    for order in (2, 7, 256, 3000):
+        assert rdp(e, order) == pytest.approx(rdp(e.base, order))
+
+
+@given(st.floats(2.0, 100.0), st.integers(1, 50), st.integers(2, 100), st.integers(2, 300))
+def test_a_selection_is_monotone_and_dearer_than_its_base(noise, uses, mean, order):
+    e = selected(noise, uses, mean)
+    cost = rdp(e, order)
+    assert cost > rdp(e.base, order)
+    assert rdp(selected(noise, uses, mean + 1), order) >= cost
+    assert rdp(selected(noise * 1.1, uses, mean), order) <= cost
+    assert rdp(e, order + 1) >= cost
+    assert rdp(selected(noise, uses, mean, 3), order) == pytest.approx(3 * cost)
+
+
+@pytest.mark.parametrize(("target", "uses", "mean", "count"), [(1.0, 14, 9, 1), (4.0, 50, 30, 3)])
+def test_calibration_of_a_selection_is_tight(target, uses, mean, count):
+    noise = calibrate_selection(target, DELTA, uses=uses, mean=mean, count=count)
+    assert epsilon([selected(noise, uses, mean, count)], DELTA) <= target
+    assert epsilon([selected(noise * 0.999, uses, mean, count)], DELTA) > target
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, math.nan, math.inf, 1e-4])
+def test_a_target_that_no_selection_meets_is_refused(target):
+    with pytest.raises(ValueError, match="epsilon"):
+        calibrate_selection(target, DELTA, uses=10, mean=9)
+
+
+def test_nothing_unknown_is_priced():
+    for unknown in (dp_event.GaussianDpEvent(1.0), None, 1.0):
+        with pytest.raises(ValueError, match="known kind"):
+            rdp(unknown, 8)
+        with pytest.raises(ValueError, match="known kind"):
+            epsilon([unknown, event()], DELTA)
+
+
+def test_rounds_of_a_selection_are_counted():
+    line = Purpose(name="tuning", split="train", event=selected(count=2), rounds=3)
+    assert line.total == selected(count=6)
+    assert costs([line], DELTA)["train"] == epsilon([selected(count=6)], DELTA)
+
+
+@given(noises, rates, counts, st.integers(1, 10**6), counts)
+def test_a_selection_survives_its_codec(noise, rate, uses, mean, count):
+    e = selected(noise, uses, mean, count, rate)
+    assert decode(json.loads(json.dumps(e.to_dict()))) == e
+
+
+SELECTED = selected().to_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "gaussian"},
+        {"kind": None},
+        {"codec": 2},
+        {"extra": 1},
+        {"mean": 0},
+        {"mean": 1.5},
+        {"mean": True},
+        {"mean": 10**6 + 1},
+        {"mean": "9"},
+        {"count": 0},
+        {"count": True},
+        {"base": None},
+        {"base": SELECTED},
+        {"base": {**GOOD, "noise_multiplier": 0.0}},
+        {"base": {**GOOD, "extra": 1}},
+    ],
+    ids=str,
+)
+def test_an_unknown_selection_is_refused(change):
+    assert decode(SELECTED) == selected()
+    with pytest.raises(ValueError, match=r"."):
+        decode({**SELECTED, **change})
+
+
+@pytest.mark.parametrize("key", sorted(SELECTED))
+def test_an_incomplete_selection_is_refused(key):
+    with pytest.raises(ValueError, match="known kind"):
+        decode({k: v for k, v in SELECTED.items() if k != key})
