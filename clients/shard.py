@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dp_risk.data.accounts import by_account
 from dp_risk.data.coding import Coded, Coding
+from dp_risk.data.records import read_records
 from dp_risk.data.schema import Schema
-from dp_risk.data.source import read_table
 from dp_risk.data.split import holdout_mask
 from dp_risk.privacy.release import digest
 from dp_risk.privacy.units import Batch
@@ -185,7 +185,7 @@ class Shard:
         return Coded(**arrays)
 
     def _code(self) -> None:
-        coded = self.coding.encode(read_table(self.path), unit=Unit(self.unit))
+        coded = self.coding.encode(read_records(self.path), unit=Unit(self.unit))
         held = holdout_mask(coded.ids, self.key, self.holdout)
         self.cache.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=self.cache))

@@ -113,7 +113,7 @@ def test_coded_rows_are_made_once(site: Path, monkeypatch: pytest.MonkeyPatch) -
     def fails(*_: object) -> None:
         raise AssertionError("coded again")
 
-    monkeypatch.setattr("clients.shard.read_table", fails)
+    monkeypatch.setattr("clients.shard.read_records", fails)
     again = Site.open(site).shard.train
     assert np.array_equal(first.codes, again.codes)
     stat = (site / "rows.parquet").stat()
