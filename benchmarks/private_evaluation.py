@@ -92,7 +92,7 @@ def repeat(
     at = [np.flatnonzero(site == s) for s in range(sites)]
     positions = score_position(holdout.logits)
 
-    def ask(_: str, edges: list[float] | None = None) -> list[Arrays]:
+    def ask(_: str, _cells: int, edges: list[float] | None = None) -> list[Arrays]:
         if edges is None:
             where = GaussianQuantiles(
                 low=LOW, high=HIGH, cells=CELLS, noise_multiplier=asked.score_bins_noise

@@ -166,19 +166,28 @@ class Policy:
         if not isinstance(data, dict):
             raise ConfigurationError(f"{path}: a policy is a mapping")
         values: dict[str, Any] = {}
+        names = {field.name for field in dataclasses.fields(cls)}
+        # First, because a misspelt field is a missing one too.
+        for name in data:
+            if name not in names:
+                raise ConfigurationError(f"{path}: unknown field {name}")
         for field in dataclasses.fields(cls):
             if field.name not in data:
                 raise ConfigurationError(f"{path}: {field.name} is missing")
             values[field.name] = _typed(path, field.name, str(field.type), data[field.name])
-        unknown = sorted(set(data) - set(values))
-        if unknown:
-            raise ConfigurationError(f"{path}: unknown field {unknown[0]}")
         return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON data."""
+        # Through JSON, which makes plain strings of enumerations and lists of tuples.
+        plain: dict[str, Any] = json.loads(
+            json.dumps({**dataclasses.asdict(self), "roster": dict(self.roster)})
+        )
+        return plain
 
     def save(self, path: Path) -> None:
         """Write the policy file, with a comment on every field."""
-        # Through JSON, which makes plain strings of enumerations and lists of tuples.
-        data = json.loads(json.dumps({**dataclasses.asdict(self), "roster": dict(self.roster)}))
+        data = self.to_dict()
         lines = ["# What this site allows. It is read here only, never taken from a message.", ""]
         for name, value in data.items():
             lines += textwrap.wrap(_COMMENTS[name], 96, initial_indent="# ", subsequent_indent="# ")

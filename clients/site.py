@@ -31,7 +31,7 @@ from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
 from dp_risk.privacy.randomness import Randomness
-from dp_risk.privacy.release import Release
+from dp_risk.privacy.release import Release, digest
 from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused
 
 LOG = logging.getLogger("dp_risk.site")
@@ -206,7 +206,8 @@ class Site:
         # The plan is on disk before the ledger knows the run: a reserved run always has its plan.
         path = self.folder / f"{plan.digest}.{PLAN}"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(plan.to_dict()))
+        stored = {"plan": plan.to_dict(), "policy": self._policy_digest}
+        temporary.write_text(json.dumps(stored))
         os.replace(temporary, path)
         try:
             self.ledger.reserve(run=plan.run, plan_digest=plan.digest, schedule=plan.schedule)
@@ -217,16 +218,29 @@ class Site:
             if old != path:
                 old.unlink()
 
-    def _plan(self, digest: str) -> Plan:
-        if digest not in self._plans:
-            path = self.folder / f"{digest}.{PLAN}"
-            if len(digest) != 64 or not digest.isalnum() or not path.exists():
+    def _plan(self, enrolled: str) -> Plan:
+        if enrolled not in self._plans:
+            path = self.folder / f"{enrolled}.{PLAN}"
+            if len(enrolled) != 64 or not enrolled.isalnum() or not path.exists():
                 raise Refused("the plan is not enrolled")
-            self._plans[digest] = Plan.from_dict(json.loads(path.read_text()))
-        plan = self._plans[digest]
-        if plan.digest != digest:
-            raise Refused("the stored plan does not match its digest")
-        return plan
+            try:
+                stored = json.loads(path.read_text())
+                plan = Plan.from_dict(stored["plan"])
+            except (ValueError, TypeError, KeyError):
+                raise Refused("the stored plan is damaged") from None
+            if plan.digest != enrolled:
+                raise Refused("the stored plan does not match its digest")
+            # The owner may have changed the policy since the plan was enrolled.
+            if stored.get("policy") != self._policy_digest:
+                reasons = list(self.policy.objections(plan))
+                if reasons:
+                    raise Refused("the policy was changed: " + "; ".join(reasons))
+            self._plans[enrolled] = plan
+        return self._plans[enrolled]
+
+    @property
+    def _policy_digest(self) -> str:
+        return digest(self.policy.to_dict())
 
     def _module(self, plan: Plan) -> Any:
         # Not seeded: every weight comes from the server.

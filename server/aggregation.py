@@ -11,6 +11,21 @@ from numpy.typing import NDArray
 Weights = Mapping[str, NDArray[Any]]
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+# Far above any honest noisy sum, and far below where sums of floats overflow.
+_LARGEST = 1e12
+
+
+def fits(release: Weights, shapes: Shapes) -> bool:
+    """Whether a release holds exactly these arrays, float64, finite and of a possible size."""
+    return set(release) == set(shapes) and all(
+        array.dtype == np.float64
+        and array.shape == shapes[name]
+        and bool((np.abs(array) <= _LARGEST).all())
+        for name, array in release.items()
+    )
+
+
 def total(releases: Sequence[Weights]) -> dict[str, NDArray[np.float64]]:
     """Add up the arrays of several sites.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_risk.privacy.plan import Plan
-from dp_risk.types import FederationError
+from dp_risk.types import FederationError, RandomnessKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,8 @@ def refusal_line(views: list[SiteView], plan: Plan) -> str:
             return f"refused: {view.site} {reason}; nothing was computed"
     asked = "a run without noise" if epsilon is None else f"epsilon {epsilon:g}"
     least = min(views, key=lambda view: float(view.statement["left_epsilon"]))
-    others = f" (and {len(views) - 1} more sites)" if len(views) > 1 else ""
+    more = len(views) - 1
+    others = f" (and {more} more site{'s' if more > 1 else ''})" if more else ""
     return (
         f"refused: the run asks {asked} at delta {delta:g}; {_left(least.statement)}{others}; "
         "nothing was computed (a site's own log says which rule refused)"
@@ -93,6 +94,10 @@ def _reason(said: Mapping[str, Any], plan: Plan) -> str | None:
             f"keeps its ledger at delta {said['delta']:g}, the run asks for delta {plan.delta:g}; "
             "an account never changes its delta"
         )
+    if plan.randomness == RandomnessKind.SEEDED and not said["public"]:
+        return "accepts no seeded randomness: its data is not public"
+    if not plan.private and not said["public"]:
+        return "answers nothing without noise: its data is not public"
     if said["retired"]:
         return "has retired its budget"
     if plan.max_records_per_account > said["max_records_per_account"]:

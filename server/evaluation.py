@@ -13,7 +13,6 @@ from dp_risk.evaluation.bins import CELLS, choose_bins
 from dp_risk.evaluation.private import estimates, reliability
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
-from dp_risk.types import FederationError
 from server.aggregation import Weights, total
 
 Ask = Callable[..., list[Weights]]
@@ -28,7 +27,8 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     plan : Plan
         The run's plan.
     ask : callable
-        Takes a purpose, and `edges` for an evaluation; returns the sites' releases.
+        Takes a purpose, the number of cells, and `edges` for an evaluation; returns the sites'
+        releases, each one histogram of so many cells.
     capacity : float
         Share of units that can be reviewed, in (0, 1).
 
@@ -40,12 +40,13 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     Raises
     ------
     FederationError
-        If too few sites answer, or one answers in another shape.
+        If too few sites answer.
     """
-    positions, noise = _summed(ask(SCORE_BINS), plan.score_bins_noise, CELLS)
+    positions, noise = _summed(ask(SCORE_BINS, CELLS), plan.score_bins_noise)
     bins = choose_bins(positions, noise)
-    answers = ask(EVALUATION, edges=[float(edge) for edge in bins.edges])
-    flat, noise = _summed(answers, plan.evaluation_noise, 2 * len(bins))
+    edges = [float(edge) for edge in bins.edges]
+    answers = ask(EVALUATION, 2 * len(bins), edges=edges)
+    flat, noise = _summed(answers, plan.evaluation_noise)
     histogram = flat.reshape(2, len(bins))
     found = estimates(
         histogram, bins, noise_std=noise, capacity=capacity, draws=_DRAWS, seed=plan.seed
@@ -62,15 +63,8 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     }
 
 
-def _summed(
-    answers: list[Weights], noise_multiplier: float, cells: int
-) -> tuple[NDArray[np.float64], float]:
+def _summed(answers: list[Weights], noise_multiplier: float) -> tuple[NDArray[np.float64], float]:
     """Return the sum of the sites' histograms, and the noise's standard deviation in a cell."""
-    try:
-        histogram = total(answers)["histogram"]
-    except (KeyError, ValueError):
-        raise FederationError("a site released another histogram than was asked for") from None
-    if histogram.shape != (cells,) or not np.isfinite(histogram).all():
-        raise FederationError("a site released another histogram than was asked for")
-    std = Grid(clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=cells).std
-    return histogram, std * math.sqrt(len(answers))
+    histogram = total(answers)["histogram"]
+    grid = Grid(clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=len(histogram))
+    return histogram, grid.std * math.sqrt(len(answers))

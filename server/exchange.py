@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,9 @@ from dp_risk import wire
 from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.release import Release
 from dp_risk.types import FederationError
+from server.statements import checked
 
+LOG = logging.getLogger("dp_risk.server")
 _POLL_SECONDS = 0.1
 
 
@@ -66,13 +69,14 @@ def ask(
 
 
 def statements(answers: Mapping[int, RecordDict]) -> dict[int, dict[str, Any]]:
-    """Return the statements among the answers; refusals and malformed ones are left out."""
+    """Return the statements among the answers; refusals and impossible ones are left out."""
     out = {}
     for node, content in answers.items():
         try:
-            out[node] = wire.read_statement(content)
-        except (ValueError, KeyError):
-            continue
+            out[node] = checked(wire.read_statement(content))
+        except (ValueError, KeyError, TypeError) as error:
+            if not wire.is_refusal(content):
+                LOG.warning("node %d made no statement: %s", node, error)
     return out
 
 

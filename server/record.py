@@ -162,6 +162,8 @@ def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
         lines.append("All records of a unit carry its account id.")
     if not plan.counts_noise:
         lines.append("The number of training units at each site is public, as its policy says.")
+    if plan.private and not plan.evaluation_noise:
+        lines.append("Nothing was evaluated: a site holds no units out, or no budget was allotted.")
     if plan.evaluation_noise and estimates is None:
         lines.append("An evaluation was planned and its charge stands, but too few sites answered.")
     if plan.randomness == RandomnessKind.SEEDED:

@@ -18,13 +18,13 @@ from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.models.stepping import Stepper
-from dp_risk.privacy.dpsgd import dimension
+from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
 from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
 from dp_risk.privacy.release import Release
 from dp_risk.types import ConfigurationError, FederationError, Refused, Trust, Unit
 from server import record
-from server.aggregation import Weights, total
+from server.aggregation import Shapes, Weights, fits, total
 from server.budget import SiteView, check_together, refusal_line
 from server.evaluation import evaluate
 from server.exchange import ask, releases, statements, wait_for_nodes
@@ -33,6 +33,7 @@ from server.job import Job
 
 SCHEMA_VERSION = 1
 _REPORTS = 10
+_NAMED = 5
 LOG = logging.getLogger("dp_risk.server")
 
 
@@ -90,6 +91,7 @@ class Run:
         self.coding = Coding(schema=Schema.from_dict(dict(job.schema)))
         self.heads = Heads(job.memory)
         self.keys: dict[int, str] = {}
+        self.names: dict[int, str] = {}
         self.started = time.monotonic()
 
     def execute(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class Run:
         plan, noise = self._plan(views)
         self.observer.planned(plan)
         self.keys = {view.node: view.key for view in views}
+        self.names = {view.node: view.site for view in views}
         closed: list[SiteView] = []
         self._enrol(plan, views)
         try:
@@ -249,17 +252,21 @@ class Run:
         round: int,
         nodes: list[int],
         at: Weights | None,
+        shapes: Shapes,
         **more: Any,
     ) -> dict[int, Release]:
         values = {"plan": plan.digest, "round": round, **more}
         weights = None if at is None else {k: np.asarray(v) for k, v in at.items()}
         answers = ask(self.grid, nodes, kind, values, weights, self.job.federation.timeout)
-        good = releases(answers, self.keys, run=plan.run, purpose=purpose, round=round)
+        found = releases(answers, self.keys, run=plan.run, purpose=purpose, round=round)
+        good = {node: release for node, release in found.items() if fits(release.arrays, shapes)}
         fewest = self.job.federation.min_sites or self.job.federation.sites
         if len(good) < fewest:
+            silent = sorted(name for node, name in self.names.items() if node not in good)
+            shown = ", ".join(silent[:_NAMED]) + (" and more" if len(silent) > _NAMED else "")
             raise FederationError(
                 f"{len(good)} of {len(nodes)} sites answered {purpose} round {round + 1}, "
-                f"{fewest} are needed; charges are kept"
+                f"{fewest} are needed; nothing that fits came from {shown}; charges are kept"
             )
         return good
 
@@ -268,7 +275,7 @@ class Run:
         if not plan.counts_noise:
             return {view.node: float(view.units or 0) for view in views}
         nodes = [view.node for view in views]
-        counts = self._ask_releases(plan, "query.counts", COUNTS, 0, nodes, None)
+        counts = self._ask_releases(plan, "query.counts", COUNTS, 0, nodes, None, {"units": (1,)})
         units = {node: max(1.0, float(r.arrays["units"][0])) for node, r in counts.items()}
         check_delta(plan.delta, round(sum(units.values())), where="released")
         return units
@@ -280,11 +287,12 @@ class Run:
         stepper = Stepper(
             learning_rate=rate, momentum=settings.momentum, averaging=settings.averaging
         )
+        shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
         at, nodes, lost = stepper.start(start), sorted(units), 0
         joined = dict.fromkeys(nodes, 0)
         with (job.folder / "rounds.jsonl").open("w") as log:
             for number in range(plan.rounds):
-                got = self._ask_releases(plan, "train", TRAINING, number, nodes, at.weights)
+                got = self._ask_releases(plan, "train", TRAINING, number, nodes, at.weights, shapes)
                 for node in got:
                     joined[node] += 1
                 lost += len(nodes) - len(got)
@@ -293,6 +301,7 @@ class Run:
                 summed = total([got[node].arrays for node in sorted(got)])
                 gradient = {name: array / max(batch, 1.0) for name, array in summed.items()}
                 at = stepper.step(at, gradient)
+                self._check_weights(module, at.weights, number + 1)
                 spent = self._spent(plan, number + 1)
                 auprc = self.observer.stepped(number + 1, plan, spent, stepper.result(at))
                 line = {
@@ -305,6 +314,23 @@ class Run:
                 log.write(json.dumps(line) + "\n")
                 log.flush()
         return Outcome(weights=stepper.result(at), joined=joined, lost=lost)
+
+    @staticmethod
+    def _check_weights(module: Any, weights: Weights, rounds: int) -> None:
+        """Stop where the sites would refuse to go on.
+
+        Raises
+        ------
+        FederationError
+            If the weights are not finite, or too large for exact clipping.
+        """
+        try:
+            load_weights(module, weights)
+        except ValueError as error:
+            raise FederationError(
+                f"after round {rounds}: {error}: the learning rate is too large, or a site sent "
+                "absurd sums; charges are kept"
+            ) from None
 
     def _spent(self, plan: Plan, done: int) -> float | None:
         """Return the run cost of the rounds so far; now and then, because it takes time."""
@@ -326,8 +352,11 @@ class Run:
             return None
         nodes = [view.node for view in views]
 
-        def histograms(purpose: str, **more: Any) -> list[Weights]:
-            got = self._ask_releases(plan, f"query.{purpose}", purpose, 0, nodes, weights, **more)
+        def histograms(purpose: str, cells: int, **more: Any) -> list[Weights]:
+            got = self._ask_releases(
+                plan, f"query.{purpose}", purpose, 0, nodes, weights, {"histogram": (cells,)},
+                **more,
+            )  # fmt: skip
             return [got[node].arrays for node in sorted(got)]
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ TUNING = "tuning"
 PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION, TUNING)
 # Most cells of a histogram, so that the distance of its noise is known before its bins are.
 MAX_CELLS = 512
+NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_MOST_TEXT, _MOST_PARTICIPANTS = 300, 10_000
 # Runs that one ledger account may hold, so that their distances have a known sum.
 MAX_RUNS = 10_000
 
@@ -159,6 +162,14 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.run):
+            raise ValueError("a run id is 1 to 100 letters, digits, points and dashes")
+        texts = (self.dataset, self.schema, self.model, *self.participants)
+        texts += tuple(self.participants.values())
+        if not all(isinstance(text, str) and len(text) <= _MOST_TEXT for text in texts):
+            raise ValueError("a name in a plan is too long, or is none")
+        if len(self.participants) > _MOST_PARTICIPANTS:
+            raise ValueError("too many participants")
         for kind, value in (
             (Trust, self.trust),
             (Unit, self.unit),

@@ -156,9 +156,40 @@ def test_a_stored_plan_that_was_changed_on_disk_is_not_run(site: Path) -> None:
     asked = plan()
     Server(site).enrol(asked)
     [path] = site.glob("*.plan.json")
-    path.write_text(json.dumps({**asked.to_dict(), "noise_multiplier": 1.0}))
+    stored = json.loads(path.read_text())
+    stored["plan"]["noise_multiplier"] = 1.0
+    path.write_text(json.dumps(stored))
     assert refused(Server(site).train(asked))
     assert [kind for kind, _ in history(site)] == ["open", "reserve"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"purposes": ("counts",)},
+        {"models": ("mlp",)},
+        {"min_noise_multiplier": 1000.0},
+        {"min_sites": 2},
+        {"roster": {"site-00": "aa"}},
+        {"trusts": ()},
+    ],
+    ids=str,
+)
+def test_a_policy_that_is_tightened_binds_the_run_that_is_open(
+    site: Path, changes: dict[str, object]
+) -> None:
+    asked, server = plan(), Server(site)
+    server.enrol(asked)
+    assert not refused(server.train(asked, 0))
+    before = history(site)
+    rules = Policy.load(site / POLICY)
+    replaced(rules, **changes).save(site / POLICY)
+    assert refused(server.train(asked, 1))
+    assert refused(server.score_bins(asked))
+    assert history(site) == before
+    # A change that still allows the plan stops nothing.
+    replaced(rules, run_epsilon=7.0).save(site / POLICY)
+    assert not refused(server.train(asked, 1))
 
 
 def test_only_the_open_runs_plan_is_kept(site: Path) -> None:

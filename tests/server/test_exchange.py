@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, RecordDict
 
 from clients.app import make_app
+from clients.site import Site
 from dp_risk import wire
 from dp_risk.privacy import keys
 from dp_risk.privacy.entries import CONTEXT
@@ -59,7 +60,8 @@ def test_every_site_answers_for_itself(sites: Callable[..., list[Path]]) -> None
     assert {node: s["site"] for node, s in said.items()} == {2: "site-00", 4: "site-02"}
 
 
-def test_refusals_and_malformed_answers_are_no_statements() -> None:
+def test_refusals_and_malformed_answers_are_no_statements(site: Path) -> None:
+    honest = Site.open(site).statement(None)
     answers = {
         1: wire.refusal_record(),
         2: RecordDict(),
@@ -68,8 +70,9 @@ def test_refusals_and_malformed_answers_are_no_statements() -> None:
         5: RecordDict({"statement": ConfigRecord({"words": "{}"})}),
         6: released(),
         7: wire.statement_record({"site": "a"}),
+        8: wire.statement_record(honest),
     }
-    assert statements(answers) == {7: {"site": "a"}}
+    assert statements(answers) == {8: honest}
 
 
 def test_only_releases_of_this_round_count() -> None:

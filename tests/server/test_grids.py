@@ -13,7 +13,7 @@ from flwr.common.serde import message_to_proto
 
 from clients.app import make_app
 from dp_risk import wire
-from server.exchange import ask, statements
+from server.exchange import ask
 from server.grids import InProcessGrid
 
 SECRET = "jane-doe-4711"
@@ -47,6 +47,10 @@ def test_two_sites_never_share_an_object() -> None:
         assert reply.content is not inside
 
 
+def said(answers: dict[int, RecordDict]) -> dict[int, dict[str, object]]:
+    return {node: wire.read_statement(content) for node, content in answers.items()}
+
+
 def test_state_stays_with_its_site() -> None:
     app = ClientApp()
 
@@ -58,8 +62,8 @@ def test_state_stays_with_its_site() -> None:
         return Message(wire.statement_record({"been": found, "site": where}), reply_to=message)
 
     grid = InProcessGrid(app, {2: "a", 3: "b"})
-    first = statements(ask(grid, [2], "query", {}, None, 1.0))
-    second = statements(ask(grid, [2, 3], "query", {}, None, 1.0))
+    first = said(ask(grid, [2], "query", {}, None, 1.0))
+    second = said(ask(grid, [2, 3], "query", {}, None, 1.0))
     assert first == {2: {"been": False, "site": "a"}}
     assert second == {2: {"been": True, "site": "a"}, 3: {"been": False, "site": "b"}}
 

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 from flwr.app import Context, Message, RecordDict
 
+import clients.site
 from clients.app import make_app
 from dp_risk import wire
 from dp_risk.types import FederationError, Refused, VerificationError
@@ -194,3 +195,57 @@ def test_a_head_that_the_sites_key_did_not_sign_is_noticed(tmp_path: Path, sites
 
     with pytest.raises(VerificationError, match="not signed by its key"):
         execute(grid(folders, forging), asked(tmp_path))
+
+
+ABSURD = {
+    "nan": lambda a: np.full_like(a, np.nan),
+    "infinite": lambda a: np.full_like(a, np.inf),
+    "huge": lambda a: np.full_like(a, 1e300),
+    "longer": lambda a: np.append(a.ravel(), 0.0),
+    "empty": lambda a: a.ravel()[:0],
+    "single": lambda a: a.astype(np.float32),
+    "whole": lambda a: a.astype(np.int64),
+}
+
+
+def nonsense(monkeypatch: pytest.MonkeyPatch, purpose: str, folder: Path, spoil: Any) -> None:
+    """Let the site in one folder spoil what it releases for one purpose, and sign it."""
+    honest = clients.site.compute
+
+    def compute(asked: Any, what: str, shard: Any, *rest: Any) -> dict[str, Any]:
+        arrays = honest(asked, what, shard, *rest)
+        if what != purpose or shard.path.parent != folder:
+            return arrays
+        return {name: spoil(array) for name, array in arrays.items()}
+
+    monkeypatch.setattr("clients.site.compute", compute)
+
+
+@pytest.mark.parametrize("absurd", ABSURD)
+@pytest.mark.parametrize("purpose", ["counts", "training", "score_bins", "evaluation"])
+def test_a_site_that_releases_nonsense_is_named_and_believed_by_nobody(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch, purpose: str, absurd: str
+) -> None:
+    folders = sites(2)
+    nonsense(monkeypatch, purpose, folders[1], ABSURD[absurd])
+    if purpose in ("score_bins", "evaluation"):
+        record = execute(grid(folders), asked(tmp_path))
+        assert record["utility"] is None
+        return
+    with pytest.raises(FederationError, match=rf"{purpose} round 1, .*came from site-01;") as error:
+        execute(grid(folders), asked(tmp_path))
+    assert "charges are kept" in str(error.value)
+    # Where one answer is enough, the run goes on without the liar.
+    if purpose == "training":
+        other = replace(job(tmp_path / "out", min_sites=1), run="run-2")
+        record = execute(grid(folders), other)
+        assert [site["rounds_joined"] for site in record["sites"]] == [3, 0]
+
+
+def test_absurd_sums_that_still_fit_stop_the_run_with_a_reason(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = sites(2)
+    nonsense(monkeypatch, "training", folders[1], lambda array: array + 1e11)
+    with pytest.raises(FederationError, match=r"after round 1: .*absurd sums; charges are kept"):
+        execute(grid(folders), asked(tmp_path))

@@ -1,0 +1,125 @@
+"""What a site may state of itself: everything else is no statement."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dp_risk.types import Split
+
+_HEX = re.compile(r"[0-9a-f]+")
+_LONGEST, _MOST_UNITS, _MOST_ENTRIES = 200, 10**12, 10**12
+
+
+def checked(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a statement whose every field has its type and range.
+
+    Parameters
+    ----------
+    said : mapping
+        What a site sent, decoded from JSON.
+
+    Raises
+    ------
+    ValueError
+        Naming the first field that is missing or impossible.
+    """
+    for name, good in _FIELDS.items():
+        if name not in said or not good(said[name]):
+            raise ValueError(f"{name} is missing or impossible")
+    return dict(said)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable()
+
+
+def _hex(length: int) -> Any:
+    def good(value: Any) -> bool:
+        return isinstance(value, str) and len(value) == length and bool(_HEX.fullmatch(value))
+
+    return good
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _whole(low: int, high: int) -> Any:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _number(low: float, high: float) -> Any:
+    def good(value: Any) -> bool:
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        return plain and math.isfinite(value) and low <= value <= high
+
+    return good
+
+
+def _units(value: Any) -> bool:
+    return value is None or bool(_whole(0, _MOST_UNITS)(value))
+
+
+def _accounts(value: Any) -> bool:
+    names = ("spent_epsilon", "left_epsilon", "used")
+    return isinstance(value, dict) and all(
+        split in list(Split)
+        and isinstance(balance, dict)
+        and set(balance) == set(names)
+        and all(_number(0, 1e9)(balance[name]) for name in names)
+        for split, balance in value.items()
+    )
+
+
+def _amendments(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) > 1000:
+        return False
+    texts = ("kind", "by", "reason", "time")
+    return all(
+        isinstance(one, dict)
+        and all(isinstance(one.get(name), str) and len(one[name]) <= 500 for name in texts)
+        and _number(0, 1e9)(one.get("lifetime_epsilon"))
+        for one in value
+    )
+
+
+def _entry(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"sequence", "hash"}
+
+
+def _run(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"id", "epsilon_spent", "rounds"}
+
+
+_FIELDS = {
+    "site": _text,
+    "key": _hex(64),
+    "dataset": _text,
+    "schema": _hex(64),
+    "unit": _text,
+    "adjacency": _text,
+    "stable_ids": _flag,
+    "holdout": _number(0, 1),
+    "delta": _number(0, 1),
+    "public": _flag,
+    "units": _units,
+    "min_sites": _whole(1, _MOST_UNITS),
+    "max_sites_per_unit": _whole(1, _MOST_UNITS),
+    "max_records_per_account": _whole(1, _MOST_UNITS),
+    "run_epsilon": _number(0, 1e9),
+    "lifetime_epsilon": _number(0, 1e9),
+    "spent_epsilon": _number(0, 1e9),
+    "left_epsilon": _number(0, 1e9),
+    "lifetime_used": _number(0, 1e9),
+    "accounts": _accounts,
+    "amendments": _amendments,
+    "retired": _flag,
+    "ledger_head": _hex(64),
+    "ledger_signature": _hex(128),
+    "ledger_entries": _whole(1, _MOST_ENTRIES),
+    "entry": _entry,
+    "run": _run,
+}
