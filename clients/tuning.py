@@ -263,7 +263,7 @@ class Tuning:
         """Yield every reason of the policy to refuse."""
         policy, event = site.policy, line.event
         if TUNING not in policy.purposes:
-            yield f"purpose {TUNING} is not allowed"
+            yield f"policy.yaml: purposes do not name {TUNING}"
         if self.model not in policy.models:
             yield f"model {self.model} is not allowed"
         if Trust.LOCAL not in policy.trusts:

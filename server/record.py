@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ def build(
     return {
         "schema_version": SCHEMA_VERSION,
         "run": plan.run,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "dataset": plan.dataset,
         "model": plan.model,
         "trust": plan.trust,

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,24 @@ def run_folder(asked: str | None, verb: str, job: int | None) -> Path:
     while asked is None and folder.exists():
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"run.dir: {folder} is not empty; choose another, or leave it out")
+    check_empty(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"run.dir: {folder}: {error.strerror}") from None
     return folder
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a run folder that holds something.
+
+    Raises
+    ------
+    ConfigurationError
+        If it does, or is no folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"run.dir: {folder} is not empty; choose another, or leave it out")
 
 
 @contextmanager
@@ -170,25 +181,24 @@ def trusted(keys: Path, public: str) -> bool:
         If the file cannot be read.
     """
     try:
-        return public in keys.read_text().split()
+        words = keys.read_text().split()
     except OSError as error:
         raise ConfigurationError(f"{keys}: {error.strerror}") from None
     except ValueError:
-        raise ConfigurationError(f"{keys}: not a file of keys") from None
+        words = []
+    found = {word for word in words if len(word) == 64 and set(word) <= set("0123456789abcdef")}
+    if not found:
+        raise ConfigurationError(f"{keys}: holds no public key of 64 hexadecimal digits")
+    return public in found
 
 
-def verify(folder: Path, keys: Path | None) -> list[str]:
-    """Check a run folder against its manifest; return what was and was not checked.
-
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    keys : Path or None
-        File with the trusted public keys, one in hexadecimal a line, obtained separately.
+def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Compare a run folder with its signed manifest, `but` files apart; return the manifest.
 
     Raises
     ------
+    ConfigurationError
+        If there is no manifest.
     VerificationError
         Naming the first thing that does not hold.
     """
@@ -206,13 +216,33 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
     there = {
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST
     }
-    for name in sorted(set(files) | there):
+    for name in sorted((set(files) | there) - set(but)):
         if name not in there:
             raise VerificationError(f"{folder / name}: missing")
         if name not in files:
             raise VerificationError(f"{folder / name}: not in the manifest")
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
             raise VerificationError(f"{folder / name}: changed since it was signed")
+    return manifest
+
+
+def verify(folder: Path, keys: Path | None) -> list[str]:
+    """Check a run folder against its manifest; return what was and was not checked.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    keys : Path or None
+        File with the trusted public keys, one in hexadecimal a line, obtained separately.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first thing that does not hold.
+    """
+    manifest = check_unchanged(folder)
+    files = manifest["files"]
     lines = [f"{len(files)} files hold against the manifest, and its signature holds"]
     if keys is None:
         lines.append("integrity only: no keys given, so who signed is not checked (--keys FILE)")

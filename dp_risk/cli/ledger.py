@@ -251,6 +251,8 @@ def _export(options: argparse.Namespace) -> None:
         return
     if options.out.exists():
         raise ConfigurationError(f"{options.out}: exists already; remove it or choose another")
+    if not options.out.parent.is_dir():
+        raise ConfigurationError(f"{options.out}: no such folder")
     temporary = options.out.with_name(options.out.name + ".tmp")
     temporary.write_text(text)
     os.replace(temporary, options.out)

@@ -235,46 +235,17 @@ def _configured(options: argparse.Namespace) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    from dp_risk.cli.compose import settings, sweep
+    from dp_risk.cli import search
+    from dp_risk.cli.compose import settings
 
-    if not options.multirun:
+    if options.multirun:
+        search.run(
+            options.overrides,
+            lambda asked, number: _one(options, asked, number),
+            verb=options.verb,
+        )
+    else:
         _one(options, settings(options.overrides), None)
-        return
-    from dp_risk.cli.search import Search
-    from dp_risk.cli.simulate import federation_folder
-
-    search = Search()
-    worst: DpRiskError | None = None
-    jobs = list(sweep(options.overrides))
-    if any("tuning.selection=private" in overrides for overrides in jobs):
-        # Said once for the whole sweep, before its first trial.
-        settings(["tuning.selection=private"]).tuning.refuse_private()
-    try:
-        for number, overrides in enumerate(jobs):
-            print(f"job {number}: {' '.join(overrides)}", flush=True)
-            trial = search.begin(overrides)
-            try:
-                asked = settings(overrides)
-                if options.verb == "train":
-                    trial.html = asked.report.html
-                    search.watch(federation_folder(asked))
-                trial.folder = _one(options, asked, number)
-                trial.outcome = "done"
-            except DpRiskError as error:
-                trial.outcome = str(error)
-                print(f"dp-risk: job {number}: {error}", file=sys.stderr)
-                if worst is None or error.exit_code > worst.exit_code:
-                    worst = error
-    finally:
-        if options.verb == "train" and len(search.trials) > 1:
-            total = search.finish()
-            if total is not None:
-                print(
-                    f"search: {len(search.trials)} trials cost epsilon {total:.4g} together at a "
-                    "site (PLD of all their schedules); a choice among them costs that"
-                )
-    if worst is not None:
-        raise worst
 
 
 def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Path | None:
@@ -297,7 +268,8 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             frontier.run(settings, folder, as_json=options.log_json)
         return None
     asked = settings.asked
-    settings.data.load_schema()
+    # Also where the sites hold a copy: a path that is not there is a mistake.
+    _ = settings.data.file, settings.data.load_schema()
     place = simulate.federation_folder(settings)
     with simulate.locked(place):
         sites = simulate.make_sites(
@@ -319,7 +291,7 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             f"(delta {asked.delta:g})\n"
             f"lifetime: {worst['lifetime_used']:.1%} of the budget used (epsilon "
             f"{worst['epsilon_lifetime']:.4g} of {worst['epsilon_lifetime_budget']:g} by the "
-            "filter, most of it a constant that is paid once)"
+            "filter, which adds a constant once)"
         )
     if asked.epsilon is None or asked.randomness == "seeded":
         screen.print("this run is not private: it had no noise, or noise that can be repeated")
@@ -332,8 +304,8 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
         how = ", estimated with noise" if record["utility_source"] == "charged" else ""
         for name in ("auroc", "auprc"):
             e = utility[name]
-            if e["value"] is None:
-                screen.print(f"{name.upper()}: too few units to tell{how}")
+            if e["value"] is None or (e["low"] <= 0 and e["high"] >= 1):
+                screen.print(f"{name.upper()}: too few held-out units to tell (0 to 1{how})")
                 continue
             figures = f"{e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f}{how})"
             screen.print(f"{name.upper()} {figures}")
@@ -350,9 +322,10 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from dp_risk.cli.artefacts import read_json, sign
+    from dp_risk.cli.artefacts import check_unchanged, read_json, sign
     from dp_risk.report.render import render
 
+    check_unchanged(options.run, but=("report.html",))
     report = read_json(options.run / "report.json")
     (options.run / "report.html").write_text(render(report))
     sign(options.run)

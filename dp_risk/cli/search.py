@@ -1,17 +1,96 @@
-"""What a sweep cost: every trial is charged, and each trial's report says what all of them cost."""
+"""Sweeps: one job after another, every one charged, and every report says what all of them cost."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clients.site import LEDGER
 from dp_risk.cli import artefacts
+from dp_risk.cli.compose import settings, sweep
+from dp_risk.cli.settings import Settings
+from dp_risk.cli.simulate import federation_folder
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import costs
-from dp_risk.privacy.terms import Run
+from dp_risk.privacy.plan import Purpose, costs
+from dp_risk.types import ConfigurationError, DpRiskError, Split
+
+
+def run(
+    overrides: Sequence[str], one: Callable[[Settings, int], Path | None], *, verb: str
+) -> None:
+    """Run every job of a sweep, and write what it cost into every trial's report.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides, some of them with several values.
+    one : callable
+        Does one job: takes its settings and number, returns the run folder of a training run.
+    verb : str
+        What is swept.
+
+    Raises
+    ------
+    ConfigurationError
+        If any job is mistaken, or its run folder is not empty: then none has started.
+    DpRiskError
+        The error with the highest exit code of all jobs, at the end.
+    """
+    jobs = _composed(list(sweep(overrides)), verb)
+    search = Search()
+    worst: DpRiskError | None = None
+    try:
+        for number, (said, asked) in enumerate(jobs):
+            print(f"job {number}: {' '.join(said)}", flush=True)
+            trial = search.begin(said)
+            try:
+                if verb == "train":
+                    trial.html = asked.report.html
+                    search.watch(federation_folder(asked), asked.data.dataset)
+                trial.folder = one(asked, number)
+                trial.outcome = "done"
+            except DpRiskError as error:
+                trial.outcome = str(error)
+                print(f"dp-risk: job {number}: {error}", file=sys.stderr)
+                if worst is None or error.exit_code > worst.exit_code:
+                    worst = error
+    finally:
+        if verb == "train" and len(search.trials) > 1:
+            total = search.finish()
+            if total is not None:
+                done = sum(trial.folder is not None for trial in search.trials)
+                print(
+                    f"search: {done} of {len(search.trials)} trials finished; together they cost "
+                    f"epsilon {total:.4g} at a site (PLD of all that was reserved), and so does a "
+                    "choice among them"
+                )
+    if worst is not None:
+        raise worst
+
+
+def _composed(jobs: list[list[str]], verb: str) -> list[tuple[list[str], Settings]]:
+    """Compose every job first: a typo in the last one must not be found after others paid."""
+    composed, mistakes = [], []
+    for number, overrides in enumerate(jobs):
+        try:
+            asked = settings(overrides)
+            asked.tuning.refuse_private()
+            if verb == "train":
+                _ = asked.asked, asked.data.file, asked.data.load_schema()
+            if asked.run.dir is not None:
+                artefacts.check_empty(Path(asked.run.dir) / str(number))
+        except ConfigurationError as error:
+            mistakes.append(f"job {number}: {error}")
+        else:
+            composed.append((overrides, asked))
+    if mistakes:
+        more = f" (and {len(mistakes) - 1} more jobs are mistaken)" if len(mistakes) > 1 else ""
+        raise ConfigurationError(f"{mistakes[0]}{more}; no job was started")
+    return composed
 
 
 @dataclass(kw_only=True)
@@ -42,30 +121,54 @@ class Search:
 
     trials: list[Trial] = field(default_factory=list)
     _earlier: dict[Path, dict[Path, set[str]]] = field(default_factory=dict)
+    _dataset: dict[Path, str] = field(default_factory=dict)
 
     def begin(self, overrides: list[str]) -> Trial:
         """Add a trial."""
         self.trials.append(Trial(overrides=overrides))
         return self.trials[-1]
 
-    def watch(self, federation: Path) -> None:
+    def watch(self, federation: Path, dataset: str) -> None:
         """Take note of a federation's ledgers before its first trial charges them."""
         if federation not in self._earlier:
+            self._dataset[federation] = dataset
             self._earlier[federation] = {
-                path: {run.run for run in _runs(path)[0]} for path in federation.glob(f"*/{LEDGER}")
+                path: set(_reserved(path)) for path in federation.glob(f"*/{LEDGER}")
             }
 
     def cost(self) -> float | None:
-        """Return the epsilon (PLD) of all schedules that the dearest site reserved since.
+        """Return the epsilon (PLD) of all schedules that were reserved since, for any one unit.
 
-        Trials that failed or were interrupted count too. None where nothing is protected.
+        Trials that failed or were interrupted count too. Within a federation the dearest site
+        counts. The same rows dealt out anew (another seed of public data) are the same units,
+        which may then be on the other side of the split: such federations compose in sequence.
+        None where nothing is protected.
         """
-        totals = [
-            _reserved(path, without=earlier.get(path, set()))
-            for federation, earlier in self._earlier.items()
-            for path in federation.glob(f"*/{LEDGER}")
-        ]
-        return max((total for total in totals if total is not None), default=None)
+        totals = []
+        for dataset in set(self._dataset.values()):
+            dealt = [f for f, name in self._dataset.items() if name == dataset]
+            found = [self._dearest(federation) for federation in dealt]
+            lines = [line for schedule, _ in found for line in schedule]
+            if len(dealt) > 1:
+                lines = [replace(line, split=Split.BOTH) for line in lines]
+            if lines:
+                totals.append(max(costs(lines, min(delta for _, delta in found)).values()))
+        return max(totals, default=None)
+
+    def _dearest(self, federation: Path) -> tuple[list[Purpose], float]:
+        best: tuple[float, list[Purpose], float] = (0.0, [], 1.0)
+        for path in federation.glob(f"*/{LEDGER}"):
+            earlier = self._earlier[federation].get(path, set())
+            lines = [
+                x for run, lines in _reserved(path).items() if run not in earlier for x in lines
+            ]
+            ledger = Ledger.open(path)
+            delta = ledger.account.delta
+            ledger.close_file()
+            cost = max(costs(lines, delta).values(), default=0.0)
+            if not best[1] or cost > best[0]:
+                best = (cost, lines, delta)
+        return best[1], best[2]
 
     def finish(self) -> float | None:
         """Write the search into every finished trial's record and report, and sign again.
@@ -98,29 +201,21 @@ class Search:
         return total
 
 
-def _runs(path: Path) -> tuple[tuple[Run, ...], float]:
+def _reserved(path: Path) -> dict[str, list[Purpose]]:
+    """Return the schedules that a ledger's runs reserved, as far as they have noise."""
     ledger = Ledger.open(path)
     try:
-        return ledger.runs(), ledger.account.delta
+        return {
+            run.run: [line for line in run.schedule if line.event.noise_multiplier]
+            for run in ledger.runs()
+        }
     finally:
         ledger.close_file()
 
 
-def _reserved(path: Path, *, without: set[str]) -> float | None:
-    runs, delta = _runs(path)
-    lines = [
-        line
-        for run in runs
-        if run.run not in without
-        for line in run.schedule
-        if line.event.noise_multiplier
-    ]
-    return max(costs(lines, delta).values()) if lines else None
-
-
-def _figures(folder: Path | None) -> dict[str, float | None]:
+def _figures(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {"epsilon": None, "auroc": None}
     record = json.loads((folder / "run.json").read_text())
-    auroc = (record["utility"] or {}).get("auroc") or {}
-    return {"epsilon": record["epsilon_spent"], "auroc": auroc.get("value")}
+    auroc = (record["utility"] or {}).get("auroc")
+    return {"epsilon": record["epsilon_spent"], "auroc": auroc}

@@ -34,6 +34,20 @@ from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Refused
 _FEDERATION = "federation.yaml"
 # The cap of a simulated site's policy: a plan's own is what bounds an account.
 _MAX_RECORDS = 10_000
+# Which override a field of the dealing comes from.
+_KEYS = {
+    "unit": "privacy.unit",
+    "stable_ids": "data.stable_ids",
+    "seed": "partition.seed",
+    "alpha": "partition.alpha",
+    "column": "partition.column",
+    "sites": "federation.sites",
+    "holdout": "data.holdout",
+    "delta": "privacy.delta",
+    "lifetime_epsilon": "sites.lifetime_epsilon",
+    "public": "data.public",
+    "public_size": "data.public_size",
+}
 
 
 def federation_folder(settings: Settings) -> Path:
@@ -108,10 +122,10 @@ def make_sites(settings: Settings, folder: Path, *, lifetime_epsilon: float) -> 
         was = yaml.safe_load(marker.read_text())
         for key in sorted(set(was) | set(dealing)):
             if was.get(key) != dealing.get(key):
+                how = f"use {_KEYS.get(key, key)}={was.get(key)}".lower()
                 raise Refused(
                     f"{folder}: these sites were dealt out with {key} {was.get(key)}, now "
-                    f"{dealing.get(key)} is asked; their ledgers stay with them, so use the old "
-                    f"setting"
+                    f"{dealing.get(key)} is asked; their ledgers stay with them: {how}"
                 )
     else:
         _deal(settings, folder, lifetime_epsilon)

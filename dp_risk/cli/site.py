@@ -57,6 +57,10 @@ def init(
     if not 0 <= holdout < 1:
         raise ConfigurationError(f"--holdout: {holdout} is not in [0, 1)")
     shared = None if split_key is None else _shared(split_key)
+    if run_epsilon is not None and run_epsilon > lifetime_epsilon:
+        raise ConfigurationError(
+            f"--run-epsilon: {run_epsilon:g} is above the lifetime budget of {lifetime_epsilon:g}"
+        )
     named = description.id is not None or unit == Unit.ACCOUNT
     policy = Policy(
         site=name or folder.name,
@@ -99,8 +103,8 @@ def init(
         )
         os.rename(made, folder)
     lines = [
-        f"written: {folder}: read policy.yaml and change it before the first run; then the ledger "
-        "opens and keeps dataset, unit, delta and stable_ids for ever",
+        f"written: {folder}: read policy.yaml and change it now: the first use opens the ledger, "
+        "which keeps dataset, unit, delta and stable_ids for ever",
         f"for your partners' rosters: {(folder / PUBLIC_KEY).read_text().strip()}",
         "keep site.key and split.key to yourself, and back up the whole folder: without the "
         "ledger nobody knows what was spent",

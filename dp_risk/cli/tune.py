@@ -50,6 +50,8 @@ def run(
     """
     choices = DEFAULTS if candidates == "defaults" else read_choices(Path(candidates))
     target = folder / "tuning.json" if out is None else out
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder}: no such site")
     if not target.parent.is_dir():
         raise ConfigurationError(f"{target}: no such folder")
     # Batches are small: more threads cost more than they give.
@@ -73,15 +75,14 @@ def run(
         f"run: epsilon {winner.epsilon_run:.4g} (RDP, private selection, delta {winner.delta:g})",
         f"lifetime: epsilon {winner.epsilon_lifetime:.4g} by the filter, "
         f"{winner.lifetime_used:.1%} of the budget used",
-        f"use it: {use}",
+        f"use it, beside your data and epsilon: {use}",
         f"written: {target}",
     ]
 
 
 def _use(winner: Winner) -> str:
     return (
-        f"dp-risk train model={winner.model} "
-        f"federation.learning_rate={winner.choice.learning_rate:.6g} "
+        f"model={winner.model} federation.learning_rate={winner.choice.learning_rate:.6g} "
         f"privacy.clip_norm={winner.choice.clip_norm:.6g}"
     )
 

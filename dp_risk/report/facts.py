@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 KINDS = ("run", "frontier")
 METRICS = ("auroc", "auprc")
 _SETTINGS = (
+    *("run", "finished"),
     *("trust", "unit", "adjacency", "delta", "epsilon_target", "epsilon_spent"),
     *("epsilon_lifetime", "sigma", "q", "steps", "rounds", "rounds_abandoned", "clip_norm"),
     *(
@@ -83,10 +84,10 @@ def build(
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "title": "Utility against epsilon" if kind == "frontier" else "Federated training run",
-        "subject": _subject(config_yaml),
+        "subject": _subject(config_yaml) or run.get("dataset"),
         "claim": words.claim(kind, run, trusts),
         "not_private": words.not_private({**run, **({"trust": trusts[0]} if trusts else {})}),
-        "settings": {name: run[name] for name in _SETTINGS if run.get(name) is not None},
+        "settings": _settings(run),
         "frontier": _frontier(plain(frontier)) if frontier is not None else None,
         "utility": run.get("utility"),
         "utility_source": run.get("utility_source"),
@@ -103,6 +104,12 @@ def build(
         "versions": run.get("versions") or {},
         "commit": run.get("commit"),
     }
+
+
+def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: run[name] for name in _SETTINGS if run.get(name) is not None}
+    search = (run.get("search") or {}).get("epsilon")
+    return found if search is None else found | {"epsilon_search": search}
 
 
 def plain(value: Any) -> Any:

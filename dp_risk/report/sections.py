@@ -8,7 +8,7 @@ from typing import Any
 
 from dp_risk.report import plots
 from dp_risk.report.html import Cell, bullets, details, esc, number, section, signed, table
-from dp_risk.report.utility import utility
+from dp_risk.report.utility import estimate_cells, utility
 from dp_risk.report.words import PURPOSE_WORDS, rounded_down, rounded_up, whose
 
 Facts = Mapping[str, Any]
@@ -19,8 +19,11 @@ SHAPE_ROWS = 64
 ROUND_ROWS = 60
 
 SETTING_WORDS = {
+    "run": "run",
+    "finished": "finished",
     "epsilon_spent": "epsilon of this run (PLD)",
     "epsilon_target": "epsilon asked for",
+    "epsilon_search": "epsilon of the sweep it is part of",
     "epsilon_lifetime": "lifetime total, all runs (filter)",
     "delta": "delta",
     "unit": "unit",
@@ -40,9 +43,11 @@ SETTING_WORDS = {
     "seconds": "seconds",
     "peak_rss_mb": "peak memory, MB",
 }
+_UNITS = "Units: training units, declared or released with noise"
 _ACCOUNT_ONLY = ("max_records_per_account",)
 _OF_ONE_RUN = (
-    *("epsilon_spent", "epsilon_target", "epsilon_lifetime", "sigma", "rounds_abandoned"),
+    *("run", "finished", "epsilon_spent", "epsilon_target", "epsilon_lifetime"),
+    *("sigma", "rounds_abandoned"),
     *("trust", "seconds", "peak_rss_mb"),
 )
 
@@ -167,7 +172,10 @@ def sites(report: Facts) -> str:
         "Sites and budgets",
         whose(report)
         + f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
-        + details("Table of sites", table("Units are declared or released numbers", head, body))
+        + details(
+            "Table of sites",
+            table("Units: training units, declared or released with noise", head, body),
+        )
         + _accounts(rows)
         + _amendments(rows),
     )
@@ -175,11 +183,12 @@ def sites(report: Facts) -> str:
 
 def _accounts(rows: Sequence[Facts]) -> str:
     """Show each split's own account."""
-    head = ("Site", "Account", "Lifetime spent", "Lifetime left", "Filter used")
+    head = ("Site", "Split", "Lifetime budget", "Spent", "Left", "Filter used")
     body: list[list[Cell]] = [
         [
             str(site.get("site")),
             split,
+            _down(site.get("epsilon_lifetime_budget")),
             _up(balance.get("spent_epsilon")),
             _down(balance.get("left_epsilon")),
             _percent(balance.get("used")),
@@ -189,7 +198,9 @@ def _accounts(rows: Sequence[Facts]) -> str:
     ]
     if not body:
         return ""
-    return details("Table of accounts", table("Lifetime (filter), by split", head, body))
+    return details(
+        "Table of budgets", table("Lifetime (filter): spent rounded up, left down", head, body)
+    )
 
 
 def _amendments(rows: Sequence[Facts]) -> str:
@@ -216,17 +227,19 @@ def search(report: Facts) -> str:
             job["overrides"] or "–",  # noqa: RUF001
             "this one" if job["job"] == facts["job"] else str(job["job"]),
             _up(job["epsilon"], 3),
-            job["auroc"],
+            *estimate_cells(job["auroc"]),
             job["outcome"],
         ]
         for job in facts["trials"]
     ]
-    head = ("Trial", "Job", "epsilon", "AUROC", "Outcome")
+    head = ("Trial", "Job", "epsilon", "AUROC", "Low", "High", "Outcome")
+    done = sum(job["outcome"] == "done" for job in facts["trials"])
     cost = "nothing" if facts["epsilon"] is None else f"epsilon {_up(facts['epsilon'])}"
     words = (
-        f"This run is one of {len(rows)} trials of a sweep. Together they cost {esc(cost)} at a "
-        "site (PLD over all their schedules): that is the figure behind any choice among them, "
-        "and the epsilon of one trial is not."
+        f"This run is one of {len(rows)} trials of a sweep, of which {done} finished. Together "
+        f"they cost {esc(cost)} at a site (PLD over all that was reserved): that is the figure "
+        "behind any choice among them, and the epsilon of one trial is not. Runs before or after "
+        "the sweep are not in it: the lifetime total has them."
     )
     return section(
         "search", "What the search cost", f"<p>{words}</p>" + table("Trials", head, rows)
@@ -242,7 +255,7 @@ def charges(report: Facts) -> str:
     rows = report["charges"]
     if not rows:
         return ""
-    head = ("Account", "Purpose", "epsilon", "Share", "Times", "Event")
+    head = ("Split", "Purpose", "epsilon", "Share", "Times", "Event")
     body: list[list[Cell]] = [
         [
             row["split"],
@@ -255,10 +268,10 @@ def charges(report: Facts) -> str:
         for row in rows
     ]
     note = (
-        "The epsilon of a row is its cost alone; rows of one account compose to less than their "
-        "sum. The share is that of the Renyi divergence at order 2, which adds up exactly. Train "
-        "and holdout are disjoint units with an account each, so the larger total counts; an "
-        "account called both pays for both in sequence."
+        "The epsilon of a row is its cost alone; rows of one split compose to less than their sum. "
+        "The share is that of the Renyi divergence at order 2, which adds up exactly. Train and "
+        "holdout are disjoint units with a budget each, so the larger total counts; where the "
+        "split is called both, one budget pays for both in sequence."
     )
     return section(
         "charges",

@@ -66,7 +66,7 @@ def _estimated(estimates: Facts, facts: Facts, *, by_account: bool) -> str:
     points = estimates.get("reliability") or []
     if not points:
         return out + "<p>No calibration curve: the counts do not stand out of the noise.</p>"
-    rows: list[list[Cell]] = [[p["score"], *_estimate(p["rate"])] for p in points]
+    rows: list[list[Cell]] = [[p["score"], *estimate_cells(p["rate"])] for p in points]
     head = ("Mean score", "Observed rate", "Low", "High")
     return (
         out
@@ -78,10 +78,17 @@ def _estimated(estimates: Facts, facts: Facts, *, by_account: bool) -> str:
 def _rows(facts: Facts) -> list[list[Cell]]:
     order = [*METRIC_WORDS, *(name for name in facts if name not in METRIC_WORDS)]
     return [
-        [METRIC_WORDS.get(name, name), *_estimate(facts[name])] for name in order if name in facts
+        [METRIC_WORDS.get(name, name), *estimate_cells(facts[name])]
+        for name in order
+        if name in facts
     ]
 
 
-def _estimate(facts: Any) -> list[Cell]:
+def estimate_cells(facts: Any) -> list[Cell]:
+    """Return value, low and high for a table; no value where the interval is the whole range."""
     facts = facts if isinstance(facts, Mapping) else {"value": facts}
-    return [facts.get(name) for name in ("value", "low", "high")]
+    value, low, high = (facts.get(name) for name in ("value", "low", "high"))
+    if low is not None and high is not None and low <= 0 and high >= 1:
+        # The whole range: a value would read like one.
+        return ["cannot tell", low, high]
+    return [value, low, high]

@@ -166,7 +166,14 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
     if run["randomness"] == "seeded":
         bound = "With noise from the system's generator this would hold: " + bound
         return ["No differential privacy is claimed for this run.", bound, trust]
-    return [bound, *([trust] if trust else [])]
+    search = run.get("search") or {}
+    whole = []
+    if search.get("epsilon") is not None:
+        whole = [
+            f"The run is one of {len(search['trials'])} trials of a sweep; a choice among them "
+            f"costs epsilon {rounded_up(search['epsilon'])}, not this run's alone."
+        ]
+    return [bound, *whole, *([trust] if trust else [])]
 
 
 def _trust(run: Mapping[str, Any], mode: str) -> str:

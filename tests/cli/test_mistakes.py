@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -218,10 +219,33 @@ def test_an_internal_error_is_code_1_and_says_nothing_of_the_data(
     assert "jane" not in said.err
 
 
-def test_a_sweep_goes_on_after_a_mistake_and_ends_with_its_code(
+@pytest.mark.parametrize("values", ["-1,2", "2,-1", "-1,-2"])
+def test_a_mistake_in_any_job_of_a_sweep_is_found_before_one_is_charged(
+    run: Run, tmp_path: Path, private: list[str], values: str
+) -> None:
+    said = run("train", "-m", f"privacy.epsilon={values}", *private, "run.dir=out")
+    assert said.code == 2
+    assert re.search(r"job [01]: privacy.epsilon.*no job was started", said.line)
+    assert said.out == ""
+    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "runs" / "sites").exists()
+
+
+def test_a_second_sweep_does_not_mix_with_the_first(
     run: Run, tmp_path: Path, private: list[str]
 ) -> None:
-    said = run("train", "-m", "privacy.epsilon=-1,2", *private, "run.dir=out")
+    (tmp_path / "out" / "1").mkdir(parents=True)
+    (tmp_path / "out" / "1" / "run.json").write_text("{}")
+    said = run("train", "-m", "privacy.epsilon=1,2", *private, "run.dir=out")
     assert said.code == 2
-    assert (tmp_path / "out" / "1" / "run.json").exists()
-    assert "job 0: privacy.epsilon" in said.err
+    assert "job 1: run.dir" in said.line
+    assert not (tmp_path / "runs" / "sites").exists()
+
+
+def test_a_path_that_is_not_there_is_a_mistake_also_where_sites_hold_a_copy(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    assert run("train", "privacy.epsilon=1", *private).code == 0
+    said = run("train", "privacy.epsilon=1", *private, "data.path=nowhere.csv", "data.name=tiny")
+    assert said.code == 2
+    assert "nowhere.csv" in said.line

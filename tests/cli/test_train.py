@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dp_risk.cli import artefacts
 from dp_risk.privacy.accounting import gaussian_epsilon, gaussian_mu
 from tests.federation import history, kinds
 
@@ -280,7 +281,10 @@ def test_verify_checks_the_signatures_of_the_ledgers_heads(
     # Another head, and the manifest signed again by whoever changed it.
     record["sites"][1]["ledger_head"] = "0" * 64
     (tmp_path / "out" / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-    assert run("report", "out").code == 0
+    said = run("report", "out")
+    assert said.code == 5
+    assert "run.json: changed" in said.line
+    artefacts.sign(tmp_path / "out")
     said = run("verify", "out")
     assert said.code == 5
     assert "the ledger head of site-01 is not signed by its key" in said.line
@@ -303,26 +307,38 @@ def test_a_sweep_charges_every_trial_and_every_report_says_what_the_search_cost(
     before = run("train", "privacy.epsilon=1", *private, "run.dir=earlier")
     assert before.code == 0
     said = run(
-        "train", "-m", "privacy.epsilon=1", "model.linear=true,false", *private, "run.dir=out",
-        "federation.min_sites=1,9",
+        "train", "-m", "privacy.epsilon=1,40", "model.linear=true,false", *private, "run.dir=out",
     )  # fmt: skip
-    assert said.code == 2
+    assert said.code == 3
     [folder, _] = sites(tmp_path / "runs" / "sites")
     assert kinds(folder).count("reserve") == 3
-    [one, two] = [read(tmp_path / "out" / str(job) / "run.json") for job in (0, 2)]
-    assert [t["outcome"][:4] for t in one["search"]["trials"]] == ["done", "fede", "done", "fede"]
+    [one, two] = [read(tmp_path / "out" / str(job) / "run.json") for job in (0, 1)]
+    outcomes = [t["outcome"][:4] for t in one["search"]["trials"]]
+    assert outcomes == ["done", "done", "refu", "refu"]
     assert one["search"]["trials"] == two["search"]["trials"]
-    assert (one["search"]["job"], two["search"]["job"]) == (0, 2)
+    assert (one["search"]["job"], two["search"]["job"]) == (0, 1)
     # Two full-batch schedules of epsilon 1 are one Gaussian of sqrt(2) times the ratio.
     mu = gaussian_mu(one["epsilon_spent"], 0.99e-5)
     both = gaussian_epsilon(math.sqrt(2) * mu, 0.99e-5)
     assert one["search"]["epsilon"] == pytest.approx(both, rel=1e-6)
-    assert "search: 4 trials cost epsilon" in said.out
-    page = (tmp_path / "out" / "2" / "report.html").read_text()
+    assert "search: 2 of 4 trials finished; together they cost epsilon" in said.out
+    page = (tmp_path / "out" / "1" / "report.html").read_text()
     assert "What the search cost" in page
-    assert "model.linear=False federation.min_sites=1<" in page
-    assert run("verify", tmp_path / "out" / "2").code == 0
+    assert "privacy.epsilon=1 model.linear=False<" in page
+    assert "one of 4 trials of a sweep; a choice among them" in page
+    assert run("verify", tmp_path / "out" / "1").code == 0
     assert "search" not in read(tmp_path / "earlier" / "run.json")
+
+
+def test_seeds_of_public_data_are_the_same_people_dealt_out_anew(
+    run: Run, tmp_path: Path, public: list[str]
+) -> None:
+    said = run("train", "-m", "privacy.epsilon=1", "seed=0,1", *public, "run.dir=out")
+    assert said.code == 0, said.err
+    record = read(tmp_path / "out" / "0" / "run.json")
+    events = [c["event_json"] for c in record["charges"]] * 2
+    mu = math.sqrt(sum(e["count"] / e["noise_multiplier"] ** 2 for e in events))
+    assert record["search"]["epsilon"] == pytest.approx(gaussian_epsilon(mu, 0.99e-5), rel=1e-3)
 
 
 def test_private_rows_without_ids_pay_for_both_splits_in_sequence(

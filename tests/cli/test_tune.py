@@ -43,7 +43,7 @@ def test_a_site_tunes(run: Run, mine: Path) -> None:
     ("flags", "change", "named"),
     [
         (["--delta", "1e-6"], {}, "delta"),
-        ([], {"purposes": ("counts", "training")}, "purpose tuning"),
+        ([], {"purposes": ("counts", "training")}, "purposes do not name tuning"),
         ([], {"run_epsilon": 0.5}, "cap of 0.5"),
         ([], {"lifetime_epsilon": 0.5}, "lifetime budget"),
     ],
