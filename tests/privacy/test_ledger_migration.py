@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SPAWN = multiprocessing.get_context("spawn")
 ACCOUNT = Account(
     dataset="golden", unit="record", adjacency="add-remove", delta=1e-5, lifetime_epsilon=10.0,
-    public=False, splits=("train", "holdout"),
+    public=False, splits=("train", "holdout"), partition={"split key": "5a" * 32},
 )  # fmt: skip
 BOTH = dataclasses.replace(ACCOUNT, splits=("both",))
 # What released code of version 1 said of the golden file.
