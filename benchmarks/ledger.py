@@ -24,7 +24,7 @@ from dp_risk.privacy.plan import Purpose
 
 ACCOUNT = Account(
     dataset="benchmark", unit="record", adjacency="add-remove", delta=1e-5, lifetime_epsilon=100.0,
-    public=False, splits=("train", "holdout"),
+    public=False, splits=("train", "holdout"), partition={"split key": "5a" * 32},
 )  # fmt: skip
 ROUNDS = 100_000
 

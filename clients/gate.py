@@ -10,7 +10,6 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.site import Site
 from dp_risk import wire
-from dp_risk.privacy.entries import verify_head
 
 LOG = logging.getLogger("dp_risk.site")
 Open = Callable[[Context], Site]
@@ -52,6 +51,6 @@ def _checked(reply: Message, message: Message, site: Site) -> RecordDict:
         raise ValueError("arrays that the ledger did not release")
     if site.ledger.head_at(run=run, purpose=purpose, round=round) != release.ledger_head:
         raise ValueError("another ledger head than that of the release")
-    if not verify_head(site.ledger.public_key, release.ledger_head, release.signature):
-        raise ValueError("a ledger head without the site's signature")
+    if not release.signed_by(site.ledger.public_key):
+        raise ValueError("a release without the site's signature")
     return wire.release_record(release)

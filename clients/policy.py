@@ -196,7 +196,7 @@ class Policy:
 
     @property
     def account(self) -> Account:
-        """What the policy fixes in the ledger."""
+        """What the policy fixes in the ledger; `clients.site` adds who is a unit."""
         return Account(
             dataset=self.dataset,
             unit=self.unit,
@@ -205,6 +205,7 @@ class Policy:
             lifetime_epsilon=self.lifetime_epsilon,
             public=self.public,
             splits=(Split.TRAIN, Split.HOLDOUT) if self.stable_ids else (Split.BOTH,),
+            partition={},
         )
 
     def objections(self, plan: Plan) -> Iterator[str]:

@@ -20,12 +20,14 @@ import yaml
 from numpy.typing import NDArray
 
 from clients.answers import compute
+from clients.partition import partition
 from clients.policy import Policy
 from clients.shard import Shard
 from dp_risk import models
 from dp_risk.data.schema import Schema
 from dp_risk.evaluation.bins import checked_edges
 from dp_risk.privacy import keys
+from dp_risk.privacy.account import Account
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.mechanism import Arrays
@@ -107,24 +109,10 @@ class Site:
         ConfigurationError
             If a file is missing or malformed.
         Refused
-            If the policy no longer fits the ledger that was opened under it.
+            If the policy, or who is a unit, no longer fits the ledger that was opened under it.
         """
-        policy = Policy.load(folder / POLICY)
-        try:
-            settings = yaml.load((folder / SITE).read_text(), Loader=_LOADER)
-            path = Path(settings["data"])
-            shard = Shard(
-                unit=policy.unit,
-                path=path if path.is_absolute() else folder / path,
-                schema=Schema.from_dict(settings["schema"]),
-                key=bytes.fromhex((folder / KEY).read_text().strip()),
-                holdout=float(settings["holdout"]),
-                cache=folder / "coded",
-            )
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"{folder}: not a site: {error!r}") from None
-        key = keys.load_or_create(folder / SIGNING)
-        ledger = Ledger.open(folder / LEDGER, policy.account, key=key)
+        policy, shard, account, key = founders(folder)
+        ledger = Ledger.open(folder / LEDGER, account, key=key)
         return cls(folder=folder, policy=policy, shard=shard, ledger=ledger)
 
     @cached_property
@@ -307,6 +295,33 @@ class Site:
         randomness = self._randomness(plan, purpose, round)
         arrays = compute(plan, purpose, self.shard, module, inner, randomness)
         return self.ledger.mint(run=plan.run, purpose=purpose, round=round, arrays=arrays)
+
+
+def founders(folder: Path) -> tuple[Policy, Shard, Account, keys.Key]:
+    """Read a site's files: policy, rows, and the account and key that its ledger is opened with.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file is missing or malformed.
+    """
+    policy = Policy.load(folder / POLICY)
+    try:
+        settings = yaml.load((folder / SITE).read_text(), Loader=_LOADER)
+        path = Path(settings["data"])
+        shard = Shard(
+            unit=policy.unit,
+            path=path if path.is_absolute() else folder / path,
+            schema=Schema.from_dict(settings["schema"]),
+            key=bytes.fromhex((folder / KEY).read_text().strip()),
+            holdout=float(settings["holdout"]),
+            cache=folder / "coded",
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{folder}: not a site: {error!r}") from None
+    key = keys.load_or_create(folder / SIGNING)
+    account = dataclasses.replace(policy.account, partition=partition(policy, shard, key))
+    return policy, shard, account, key
 
 
 def _edges(asked: Any) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from dp_risk import wire
-from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.release import Release
 from dp_risk.types import FederationError
 from server.statements import checked
@@ -90,7 +89,7 @@ def releases(
 ) -> dict[int, Release]:
     """Return the releases among the answers that belong to this round.
 
-    `keys` holds each node's public key; a release whose ledger head is not signed is left out.
+    `keys` holds each node's public key; a release that this key did not sign is left out.
     """
     out = {}
     for node, content in answers.items():
@@ -98,7 +97,7 @@ def releases(
             release = wire.read_release(content)
         except (ValueError, KeyError):
             continue
-        signed = verify_head(keys[node], release.ledger_head, release.signature)
+        signed = release.signed_by(keys[node])
         if signed and (release.run, release.purpose, release.round) == (run, purpose, round):
             out[node] = release
     return out

@@ -293,15 +293,15 @@ def _amended(options: argparse.Namespace, amendment: Amendment) -> None:
 
 
 def _migrate(options: argparse.Namespace) -> None:
-    from clients.policy import Policy
-    from dp_risk.privacy import keys
+    from clients.site import founders
     from dp_risk.privacy.ledger import Ledger
     from dp_risk.privacy.migration import migrate
 
-    path, account = options.site / LEDGER, Policy.load(options.site / POLICY).account
+    path = options.site / LEDGER
     if not path.exists():
         raise ConfigurationError(f"{path}: no ledger here")
-    backup = migrate(path, account, key=keys.load_or_create(options.site / KEY))
+    _, _, account, key = founders(options.site)
+    backup = migrate(path, account, key=key)
     state = Ledger.open(path).state
     if options.json:
         _print_json({"backup": str(backup), "entries": state.entries, "head": state.head})

@@ -30,6 +30,9 @@ class Account:
     splits : tuple of str
         ("train", "holdout") when a unit keeps its split for ever: disjoint units, so each split
         has the whole budget. ("both",) when it may move: one account pays for all in sequence.
+    partition : mapping of str to str
+        Keyed digests, which tell nobody anything, of what decides who is a unit and which split it
+        is on; empty where only a policy was read, which does not say it.
 
     Raises
     ------
@@ -44,6 +47,7 @@ class Account:
     lifetime_epsilon: float
     public: bool
     splits: tuple[str, ...]
+    partition: Mapping[str, str]
 
     def __post_init__(self) -> None:
         if self.splits not in _SPLITS:

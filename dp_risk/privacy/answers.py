@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import GARBLED, Entry
-from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.privacy.release import CONTEXT, Release, arrays_digest, receipt
 from dp_risk.types import Refused, VerificationError
 
 _AT = "WHERE run = ? AND purpose = ? AND round = ?"
@@ -83,9 +83,17 @@ class Answers:
             arrays = {}
         if arrays_digest(arrays) != digest:
             raise Refused("the stored answer is damaged")
+        return self.signed(arrays, entry)
+
+    def signed(self, arrays: Mapping[str, NDArray[Any]], entry: Entry) -> Release:
+        """Return what an entry released, signed by the site; a signature is always the same."""
+        run, purpose, round, digest = (
+            entry.body[name] for name in ("run", "purpose", "round", "digest")
+        )
+        said = receipt(run, purpose, round, digest, entry.hash)
         return Release(
             run=run, purpose=purpose, round=round, arrays=arrays, digest=digest,
-            ledger_head=entry.hash, signature=entry.signature or "",
+            ledger_head=entry.hash, signature=self._chain.sign(CONTEXT, said),
         )  # fmt: skip
 
     def entry(self, run: str, purpose: str, round: int) -> Entry | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 from pathlib import Path
@@ -90,6 +92,22 @@ def sign(key: Key, context: str, message: bytes) -> str:
         What is signed.
     """
     return key.sign(_bound(context, message)).hex()
+
+
+def keyed_digest(key: Key, context: str, message: bytes) -> str:
+    """Return the HMAC-SHA256 of a message, in hexadecimal: it tells nobody what it is of.
+
+    Parameters
+    ----------
+    key : Key
+        The private key, from which one for this context alone is derived.
+    context : str
+        What the digest is for.
+    message : bytes
+        What is digested; it may be easy to guess.
+    """
+    derived = hmac.digest(key.private_bytes_raw(), _bound(context, b""), hashlib.sha256)
+    return hmac.digest(derived, message, hashlib.sha256).hex()
 
 
 def verify(public: str, context: str | None, message: bytes, signature: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,12 @@ from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import GARBLED, Entry, Verified, check
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.privacy.replay import Replay
 from dp_risk.privacy.terms import Run, Terms, amendment_of, balance, lines_of, read_terms
 from dp_risk.types import ConfigurationError, Refused, VerificationError
+
+# What SQLite, a log and a person all read in the same way.
+_NAME = re.compile(r"[\w.-]{1,100}")
 
 
 class Ledger:
@@ -52,7 +57,8 @@ class Ledger:
         path : Path
             The SQLite file.
         account : Account, optional
-            What the policy says now; None asks nothing of the policy.
+            What the policy says now; None asks nothing of the policy. Without a `partition` a
+            ledger is opened, but none is made.
         key : Key, optional
             The site's key. Without it the ledger can only be read, and nothing is ever written.
 
@@ -61,16 +67,19 @@ class Ledger:
         ConfigurationError
             If the file is missing, unreadable, or of another version.
         Refused
-            If the ledger was opened for another account or key, or for a smaller budget.
+            If the ledger was opened for another account, partition or key, or for a smaller
+            budget; if it is older than its seal; or if it is gone and was there before.
         """
 
         def opening() -> dict[str, Any]:
             assert account is not None
             assert key is not None
-            if seal.place(path).exists():
+            traces = seal.traces(path)
+            # Another process may have made it meanwhile, and what lies around is of that one.
+            if traces and not path.exists():
                 raise Refused(
-                    f"{path}: the ledger is gone and its seal is there: restore it; a new one "
-                    "would be a fresh budget on the same people"
+                    f"{path}: the ledger is gone and {traces[0].name} is there: restore it; a new "
+                    "one would be a fresh budget on the same people"
                 )
             try:
                 order = Filter.open(account.lifetime_epsilon, account.delta).order
@@ -86,8 +95,13 @@ class Ledger:
             ledger = cls(chain, read_terms(chain), math.inf)
             if key is not None and chain.public_key != ledger.public_key:
                 raise Refused(f"{path}: the ledger belongs to another site key")
+            if account is not None or key is not None:
+                seal.fit(chain, ledger.public_key)
             if account is not None:
                 ledger._fit(account)
+            # Before anything is charged: a ledger that vanishes from now on was there.
+            if key is not None and not seal.place(path).exists():
+                seal.write(chain)
         except BaseException:
             chain.close()
             raise
@@ -96,10 +110,17 @@ class Ledger:
     def _fit(self, account: Account) -> None:
         for field in dataclasses.fields(Account):
             was, now = getattr(self._terms.account, field.name), getattr(account, field.name)
-            if field.name != "lifetime_epsilon" and was != now:
+            if field.name not in ("lifetime_epsilon", "partition") and was != now:
                 raise Refused(
                     f"{self._chain.path}: the ledger was opened with {field.name} {was}, the "
                     f"policy now says {now}; an account never changes"
+                )
+        fixed, asked = self._terms.account.partition, account.partition
+        for part in sorted({*fixed, *asked} if asked else ()):
+            if fixed.get(part) != asked.get(part):
+                raise Refused(
+                    f"{self._chain.path}: the {part} changed since the ledger was opened: who is a "
+                    "unit, and on which side of the split, never changes; restore it"
                 )
         allowed = self._allowed()
         if account.lifetime_epsilon > allowed:
@@ -226,8 +247,13 @@ class Ledger:
         ------
         Refused
             If a lifetime budget would be exceeded, a line names a split without an account, the
-            run id was used before, or the ledger is retired.
+            run id was used before or is not a short word, or the ledger is retired.
         """
+        for name in (run, *(text for line in schedule for text in (line.name, line.split))):
+            if not _NAME.fullmatch(name):
+                raise Refused(
+                    "a run id, a purpose and a split are 1 to 100 letters, digits, _, . and -"
+                )
         with self._chain.transaction():
             self._not_retired()
             current = self._open_reservation()
@@ -333,19 +359,18 @@ class Ledger:
         Raises
         ------
         Refused
-            If the round was not paid, or has an answer already.
+            If the round was not paid, or has an answer already, or the ledger was retired
+            meanwhile.
         """
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         digest = arrays_digest(whole)
         with self._chain.transaction():
+            self._not_retired()
             totals = self._terms.totals(self._chain.last())
             body = {"run": run, "purpose": purpose, "round": round, "digest": digest}
             entry = self._chain.append("release", {**body, "filter": totals})
             self._answers.store(whole, entry)
-        return Release(
-            run=run, purpose=purpose, round=round, arrays=whole, digest=digest,
-            ledger_head=entry.hash, signature=entry.signature or "",
-        )  # fmt: skip
+        return self._answers.signed(whole, entry)
 
     def head_at(self, *, run: str, purpose: str, round: int) -> str | None:
         """Return the ledger's head when a round was released, or None."""
@@ -463,6 +488,18 @@ class Ledger:
         """Sign with the site's key."""
         return self._chain.sign(context, message)
 
+    def audit(self) -> Verified:
+        """Check all entries: links, signatures, and that every total follows from the events.
+
+        Raises
+        ------
+        VerificationError
+            Naming the first entry that does not hold.
+        """
+        verified = check(self.entries())
+        Replay(self._terms).run(self.entries())
+        return verified
+
     def verify(self) -> Verified:
         """Check everything that the file says, and its every byte where a seal covers them.
 
@@ -474,7 +511,7 @@ class Ledger:
         path = self._chain.path
         try:
             with self._chain.snapshot():
-                verified = check(self.entries())
+                verified = self.audit()
                 reservation = self._open_reservation()
                 open_run = reservation.body["run"] if reservation else None
                 self._answers.check(self.entries(), open_run)

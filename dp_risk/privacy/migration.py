@@ -21,6 +21,7 @@ from dp_risk.privacy.account import Account
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import RUN_INDEX, SCHEMA_VERSION, Chain, connect, sync
 from dp_risk.privacy.entries import GARBLED, check, check_links
+from dp_risk.privacy.replay import Replay
 from dp_risk.privacy.terms import Terms
 from dp_risk.types import ConfigurationError, Refused, Split, VerificationError
 
@@ -41,7 +42,7 @@ def migrate(path: Path, account: Account, *, key: keys.Key) -> Path:
     path : Path
         The SQLite file.
     account : Account
-        What the policy says now.
+        What the policy says now, with who is a unit: the old ledger did not fix that.
     key : Key
         The site's key: it signs from now on.
 
@@ -107,6 +108,7 @@ def _migrate(chain: Chain, account: Account, old: Mapping[str, str]) -> None:
     chain.change("INSERT INTO meta VALUES ('schema_version', ?)", str(SCHEMA_VERSION))
     chain.append("migrate", body)
     check(chain.entries())
+    Replay(terms).run(chain.entries())
 
 
 def _keep(path: Path) -> Path:

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_risk.privacy import keys
+
+CONTEXT = "dp-risk release"
+
 
 def canonical(value: Any) -> bytes:
     """Encode JSON data in the one way that digests are taken of."""
@@ -51,8 +55,7 @@ class Release:
     ledger_head : str
         Head of the site's ledger when the release was minted.
     signature : str
-        The site's signature of that head, in hexadecimal; empty for a release of a version-1
-        ledger.
+        The site's signature of all of the above, in hexadecimal.
     """
 
     run: str
@@ -62,3 +65,15 @@ class Release:
     digest: str
     ledger_head: str
     signature: str
+
+    def signed_by(self, public: str) -> bool:
+        """Whether a site with this public key released exactly this under that head."""
+        said = receipt(self.run, self.purpose, self.round, self.digest, self.ledger_head)
+        return keys.verify(public, CONTEXT, said, self.signature)
+
+
+def receipt(run: str, purpose: str, round: int, digest: str, head: str) -> bytes:
+    """Return what the signature of a release is over; the arrays are in it by their digest."""
+    return canonical(
+        {"run": run, "purpose": purpose, "round": round, "digest": digest, "head": head}
+    )

@@ -1,21 +1,24 @@
-"""A seal over every byte of a ledger's file, written whenever a run is closed.
+"""A seal over every byte of a ledger's file, written when it is made and at every close.
 
 The chain covers all that the file says, yet not the slack of its pages. `ledger.seal` holds the
 file's digest when it had so many entries, signed; it says nothing about entries written later.
+It also tells that there was a ledger, and how far it had come.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from dp_risk.privacy import keys
 from dp_risk.privacy.chain import LOG, Chain
 from dp_risk.privacy.entries import GARBLED, Verified
 from dp_risk.privacy.release import canonical
-from dp_risk.types import ConfigurationError, VerificationError
+from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 CONTEXT = "dp-risk seal"
 
@@ -23,6 +26,15 @@ CONTEXT = "dp-risk seal"
 def place(ledger: Path) -> Path:
     """Return where the seal of a ledger lies."""
     return ledger.with_suffix(".seal")
+
+
+def traces(ledger: Path) -> list[Path]:
+    """Return what lies around that only an earlier ledger leaves: seal, log, backup, plans."""
+    found = (
+        *ledger.parent.glob(f"{glob.escape(ledger.name)}?*"),
+        *ledger.parent.glob("*.plan.json"),
+    )
+    return sorted(path for path in (place(ledger), *found) if path.exists())
 
 
 def write(chain: Chain) -> None:
@@ -55,6 +67,20 @@ def write(chain: Chain) -> None:
         chain.change("PRAGMA busy_timeout=30000")
 
 
+def fit(chain: Chain, public: str) -> None:
+    """Compare a chain with its seal, without reading the file: one entry is looked up.
+
+    Raises
+    ------
+    Refused
+        If the seal does not hold, or was written over a chain that went further, or another one.
+    """
+    try:
+        _sealed(chain, public)
+    except VerificationError as error:
+        raise Refused(f"{error}; restore the newest ledger") from None
+
+
 def check(chain: Chain, verified: Verified) -> bool:
     """Whether a seal covers the file as it is; without one for the newest entry, False.
 
@@ -63,35 +89,40 @@ def check(chain: Chain, verified: Verified) -> bool:
     VerificationError
         If the seal is damaged, or the file is not what was sealed.
     """
-    seal = place(chain.path)
-    if not seal.exists():
+    said = _sealed(chain, verified.key)
+    if said is None or said["entries"] < chain.last().sequence + 1:
         return False
+    if _digest(chain.path) != said["sha256"]:
+        raise VerificationError(f"{chain.path}: the file does not hold: a byte was changed")
+    return True
+
+
+def _sealed(chain: Chain, public: str) -> dict[str, Any] | None:
+    """Return what the seal of a chain says that is a part of it; None where there is no seal."""
+    seal = place(chain.path)
     try:
         whole = seal.read_bytes()
         signed = json.loads(whole)
         said = {name: signed[name] for name in ("entries", "head", "sha256")}
         good = whole == canonical({**said, "signature": signed["signature"]}) + b"\n"
-        good = good and keys.verify(
-            verified.key, CONTEXT, canonical(said), str(signed["signature"])
-        )
+        good = good and keys.verify(public, CONTEXT, canonical(said), str(signed["signature"]))
         entries = int(said["entries"])
+    except FileNotFoundError:
+        return None
     except (OSError, *GARBLED):
         good = False
     if not good:
         raise VerificationError(f"{seal}: the seal does not hold: it was changed, or is not ours")
-    if entries > verified.entries:
+    found = chain.last().sequence + 1
+    if entries > found:
         raise VerificationError(
-            f"{chain.path}: the ledger does not hold: {verified.entries} entries, and {entries} "
-            "when it was sealed"
+            f"{chain.path}: the ledger does not hold: {found} entries, and {entries} when it was "
+            "sealed"
         )
     last = chain.at(entries - 1)
     if last is None or last.hash != said["head"]:
         raise VerificationError(f"{chain.path}: the ledger does not hold: not what was sealed")
-    if entries < chain.last().sequence + 1:
-        return False
-    if _digest(chain.path) != said["sha256"]:
-        raise VerificationError(f"{chain.path}: the file does not hold: a byte was changed")
-    return True
+    return said
 
 
 def _digest(path: Path) -> str:

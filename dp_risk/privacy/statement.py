@@ -11,6 +11,7 @@ from dp_risk.privacy import keys
 from dp_risk.privacy.entries import GARBLED, Entry, Verified, check
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.release import canonical
+from dp_risk.privacy.replay import Replay
 from dp_risk.privacy.terms import Terms
 from dp_risk.types import ConfigurationError, VerificationError
 
@@ -20,7 +21,14 @@ KIND = "ledger statement"
 
 
 def export(ledger: Ledger) -> str:
-    """Return a statement of the ledger as it is; it must be open with the site's key."""
+    """Return a statement of the ledger as it is; it must be open with the site's key.
+
+    Raises
+    ------
+    VerificationError
+        If the chain does not hold, or does not add up: that is not signed.
+    """
+    ledger.audit()
     state, entries = ledger.state, list(ledger.entries())
     body = {
         "schema_version": SCHEMA_VERSION,
@@ -35,7 +43,7 @@ def export(ledger: Ledger) -> str:
 
 
 def verify(path: Path) -> Verified:
-    """Check a statement: its own signature and the whole chain in it.
+    """Check a statement: its own signature, the whole chain in it, and that both say the same.
 
     Raises
     ------
@@ -58,15 +66,25 @@ def verify(path: Path) -> Verified:
             KIND, SCHEMA_VERSION,
         )  # fmt: skip
         good = good and (body["head"], body["public_key"]) == (verified.head, verified.key)
-        good = good and Terms.read(founding.body).key == verified.key
+        terms = Terms.read(founding.body)
+        good = good and terms.key == verified.key
         good = good and keys.verify(
             verified.key, CONTEXT, canonical(body), str(signed["signature"])
         )
+        good = good and _agrees(body, terms, Replay(terms).run(entries))
     except (RecursionError, *GARBLED):
         good = False
     if not good:
         raise VerificationError(f"{path}: the statement does not hold: it was changed")
     return verified
+
+
+def _agrees(body: dict[str, Any], terms: Terms, replay: Replay) -> bool:
+    # A stricter policy may have been in force when it was written.
+    lower = min(replay.lifetime_epsilon, float(body["account"]["lifetime_epsilon"]))
+    account = {**dataclasses.asdict(terms.account), "order": terms.order, "lifetime_epsilon": lower}
+    same = canonical(body["account"]) == canonical(account)
+    return same and body["retired"] is replay.retired
 
 
 def _text(signed: dict[str, Any]) -> str:

@@ -48,6 +48,10 @@ class Terms:
     key: str
     pays: str
 
+    def __post_init__(self) -> None:
+        if not self.account.partition:
+            raise ConfigurationError("a ledger is founded by its site, which says who is a unit")
+
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Terms:
         """Decode the body of an "open" or "migrate" entry.
@@ -58,7 +62,8 @@ class Terms:
             If it is no such body.
         """
         values = {field.name: body[field.name] for field in dataclasses.fields(Account)}
-        account = Account(**{**values, "splits": tuple(values["splits"])})
+        plain = {"splits": tuple(values["splits"]), "partition": dict(values["partition"])}
+        account = Account(**{**values, **plain})
         order, key = int(body["order"]), str(body["key"])
         return cls(account=account, order=order, key=key, pays=body.get("pays", account.splits[0]))
 

@@ -112,6 +112,22 @@ def test_every_byte_of_a_closed_ledger_counts(run: Run, site: Path) -> None:
     assert run("ledger", "verify", site).code == 0
 
 
+def test_a_ledger_that_does_not_add_up_fails(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_site(tmp_path / "planted", rows(40), policy())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_after", lambda self, before, schedule: dict(before))
+        ledger = Site.open(folder).ledger
+        ledger.reserve(run="run-1", plan_digest="p" * 64, schedule=SCHEDULE)
+        ledger.close("run-1")
+        ledger.close_file()
+    for verb in ("verify", "export"):
+        said = run("ledger", verb, folder)
+        assert (said.code, said.out) == (5, "")
+        assert "ledger entry 1 does not hold: its totals are not what the events cost" in said.line
+
+
 def test_an_auditor_gets_a_statement(run: Run, site: Path, tmp_path: Path) -> None:
     said = run("ledger", "export", site, "--out", "ledger.json")
     assert said.code == 0, said.err

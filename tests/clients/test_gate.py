@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -26,8 +27,10 @@ from flwr.common.serde import message_to_proto
 from clients.gate import gate
 from clients.site import Site
 from dp_risk import wire
+from dp_risk.privacy import keys
+from dp_risk.privacy.entries import CONTEXT
 from dp_risk.privacy.release import arrays_digest
-from tests.federation import REFUSAL, Server, encoded, history, plan, weights
+from tests.federation import REFUSAL, Server, encoded, history, plan, signing_key, weights
 
 SECRET = "jane-doe-4711"
 Spoil = Callable[[RecordDict], Any]
@@ -116,6 +119,14 @@ def secret_for(key: str, value: Any = SECRET) -> Spoil:
     return spoil
 
 
+def signed_head(content: RecordDict) -> RecordDict:
+    receipt = content.config_records["receipt"]
+    head = str(receipt["ledger_head"]).encode()
+    key = Ed25519PrivateKey.from_private_bytes(signing_key("site-00"))
+    receipt["signature"] = keys.sign(key, CONTEXT, head)
+    return content
+
+
 def statement(content: RecordDict) -> RecordDict:
     return wire.statement_record({"name": SECRET})
 
@@ -157,6 +168,8 @@ RELEASES = {
     "a round as words": secret_for("round"),
     "another digest": secret_for("digest"),
     "another ledger head": secret_for("ledger_head"),
+    "another signature": secret_for("signature"),
+    "the signature of the head alone": signed_head,
     "a statement that nobody makes": statement,
     "a pickle": pickled,
     "an exception": raises,

@@ -21,7 +21,7 @@ from dp_risk.types import Refused
 
 ACCOUNT = Account(
     dataset="people", unit="record", adjacency="add-remove", delta=1e-5, lifetime_epsilon=8.0,
-    public=False, splits=("train", "holdout"),
+    public=False, splits=("train", "holdout"), partition={"split key": "5a" * 32},
 )  # fmt: skip
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x05" * 32)
 RUN, PLAN = "run-1", "plan"

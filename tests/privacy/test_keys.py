@@ -60,3 +60,16 @@ def test_a_signature_holds_for_its_context_message_and_key_alone(message, contex
 def test_a_context_cannot_reach_into_the_message():
     with pytest.raises(ValueError, match="zero byte"):
         keys.sign(KEY, "a\0", b"b")
+
+
+def test_a_keyed_digest_differs_by_key_context_and_message(tmp_path):
+    other = keys.load_or_create(tmp_path / "site.key")
+    said = [
+        keys.keyed_digest(KEY, "a", b"b"),
+        keys.keyed_digest(KEY, "a", b"c"),
+        keys.keyed_digest(KEY, "b", b"b"),
+        keys.keyed_digest(other, "a", b"b"),
+    ]
+    assert len(set(said)) == 4
+    assert keys.keyed_digest(KEY, "a", b"b") == said[0]
+    assert all(len(bytes.fromhex(one)) == 32 for one in said)

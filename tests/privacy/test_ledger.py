@@ -225,7 +225,7 @@ def test_runs_add_up_until_the_budget_is_gone(ledger):
         runs += 1
     assert runs > 1
     with refused_without_a_trace(ledger, "lifetime budget"):
-        ledger.reserve(run="one more", plan_digest="p", schedule=lines)
+        ledger.reserve(run="one-more", plan_digest="p", schedule=lines)
     one = 2 * ledger.filter.cost(lines[1].event)
     count = ledger.filter.cost(lines[0].event)
     assert total(ledger) == pytest.approx(runs * one)
@@ -378,6 +378,38 @@ def test_an_account_never_changes(reserved, path, change):
     with pytest.raises(Refused, match=field):
         Ledger.open(path, dataclasses.replace(ACCOUNT, **change))
     assert snapshot(reserved) == before
+
+
+def test_who_is_a_unit_never_changes(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    parts = {"split key": "aa", "column of ids": "bb"}
+    account = dataclasses.replace(ACCOUNT, partition=parts)
+    Ledger.open(path, account, key=KEY).close_file()
+    Ledger.open(path, account).close_file()
+    # What only read a policy does not say.
+    Ledger.open(path, dataclasses.replace(ACCOUNT, partition={})).close_file()
+    for change, part in (
+        ({**parts, "split key": "cc"}, "split key"),
+        ({"split key": "aa"}, "column of ids"),
+        ({**parts, "more": "dd"}, "more"),
+    ):
+        with pytest.raises(Refused, match=f"the {part} changed since") as error:
+            Ledger.open(path, dataclasses.replace(ACCOUNT, partition=change), key=KEY)
+        assert not set(change.values()) & set(str(error.value).split())
+    with pytest.raises(ConfigurationError, match="who is a unit"):
+        Ledger.open(tmp_path / "new", dataclasses.replace(ACCOUNT, partition={}), key=KEY)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a b", "a'b", "\ud800", "a\n", "x" * 101, "a/b"])
+def test_names_are_what_sqlite_reads_as_they_are(ledger, name):
+    with refused_without_a_trace(ledger, "1 to 100 letters"):
+        ledger.reserve(run=name, plan_digest="p", schedule=schedule())
+    counts, training = schedule()
+    for change in ({"name": name}, {"split": name}):
+        lines = (counts, dataclasses.replace(training, **change))
+        with refused_without_a_trace(ledger, "1 to 100 letters"):
+            ledger.reserve(run="r", plan_digest="p", schedule=lines)
 
 
 def test_a_newer_ledger_is_refused(ledger, path):

@@ -25,7 +25,7 @@ WHO = {"by": "A. Person", "reason": "a second study"}
 
 def line(split, noise=3.0, rounds=1, name=None):
     event = Event(noise_multiplier=noise)
-    return Purpose(name=name or f"of {split}", split=split, event=event, rounds=rounds)
+    return Purpose(name=name or f"of-{split}", split=split, event=event, rounds=rounds)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_each_split_has_the_whole_budget_to_itself(ledger):
     lines = (line("train", noise), line("holdout", noise))
     assert ledger.quote(lines) <= ACCOUNT.lifetime_epsilon
     ledger.reserve(run="r", plan_digest="p", schedule=lines)
-    pay(ledger, purpose="of holdout")
+    pay(ledger, purpose="of-holdout")
     ledger.close("r")
     balances = ledger.state.balances
     assert balances["train"].used == 0
@@ -145,7 +145,7 @@ def test_reading_leaves_nothing_behind(ledger, path):
     reader.verify()
     reader.close_file()
     assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert {p.name for p in path.parent.iterdir()} == {path.name, seal.place(path).name}
 
 
 def test_another_key_cannot_go_on(ledger, path):
@@ -158,10 +158,16 @@ def test_the_head_is_signed_and_so_is_a_release(ledger):
     pay(ledger)
     release = mint(ledger)
     state = ledger.state
-    assert (release.ledger_head, release.signature) == (state.head, state.signature)
+    assert release.ledger_head == state.head
     public = keys.public_hex(KEY)
     assert ledger.public_key == public
     assert keys.verify(public, CONTEXT, state.head.encode(), state.signature)
+    assert release.signed_by(public)
+    for field in ("run", "purpose", "digest", "ledger_head", "signature"):
+        assert not dataclasses.replace(release, **{field: "00" * 32}).signed_by(public)
+    assert not dataclasses.replace(release, round=1).signed_by(public)
+    # The head's own signature is for another use.
+    assert not dataclasses.replace(release, signature=state.signature).signed_by(public)
     stored = pay(ledger)
     assert stored.signature == release.signature
     assert ledger.head_at(run="r", purpose="training", round=0) == release.ledger_head
@@ -219,6 +225,8 @@ def test_a_retired_ledger_releases_nothing(ledger, path):
     ledger.reserve(run="r", plan_digest="p", schedule=schedule())
     pay(ledger)
     mint(ledger)
+    # Paid, and still being computed when the owner ends it all.
+    pay(ledger, 1)
     made = ledger.retire(**WHO)
     assert [entry.kind for entry in ledger.entries()][-2:] == ["close", "retire"]
     again = Ledger.open(path, ACCOUNT, key=KEY)
@@ -228,7 +236,8 @@ def test_a_retired_ledger_releases_nothing(ledger, path):
     for write in (
         lambda: again.reserve(run="s", plan_digest="p", schedule=schedule(1)),
         lambda: pay(again),
-        lambda: pay(again, 1),
+        lambda: pay(again, 2),
+        lambda: mint(again, 1),
         lambda: again.raise_budget(9.0, **WHO),
         lambda: again.retire(**WHO),
     ):

@@ -167,6 +167,67 @@ def test_a_lost_ledger_is_not_made_anew_beside_its_seal(path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("kept", ["ledger.seal", "ledger.sqlite-wal", "plan.json", "v1.bak"])
+def test_a_ledger_lost_before_its_first_close_is_not_made_anew(path, kept):
+    ledger = Ledger.open(path, ACCOUNT, key=KEY)
+    ledger.reserve(run="r", plan_digest="p", schedule=schedule())
+    pay(ledger)
+    for name in ("ab.plan.json", "ledger.sqlite.v1.bak"):
+        (path.parent / name).write_text("")
+    # A kill, and then whoever tidies up.
+    for found in list(path.parent.iterdir()):
+        if not found.name.endswith(kept):
+            found.unlink()
+    assert len(list(path.parent.iterdir())) == 1
+    with pytest.raises(Refused, match=f"{kept} is there.*fresh budget") as error:
+        Ledger.open(path, ACCOUNT, key=KEY)
+    assert "\n" not in str(error.value)
+    assert not path.exists()
+    ledger.close_file()
+
+
+def test_a_ledger_is_sealed_before_anything_is_charged(path):
+    ledger = Ledger.open(path, ACCOUNT, key=KEY)
+    assert ledger.verify().sealed
+    ledger.close_file()
+    # Killed between the two, it is sealed when it is opened again; reading writes nothing.
+    seal.place(path).unlink()
+    Ledger.open(path, ACCOUNT).close_file()
+    assert not seal.place(path).exists()
+    Ledger.open(path, ACCOUNT, key=KEY).close_file()
+    assert Ledger.open(path).verify().sealed
+
+
+@pytest.mark.parametrize("other", ["shorter", "another", "damaged"])
+def test_an_older_copy_under_a_newer_seal_is_not_paid_from(path, tmp_path, other):
+    old = closed(path)
+    place = seal.place(path)
+    ledger = Ledger.open(path, ACCOUNT, key=KEY)
+    for run in "st":
+        ledger.reserve(run=run, plan_digest="p", schedule=schedule())
+        ledger.close(run)
+    ledger.close_file()
+    newest = place.read_bytes()
+    if other == "damaged":
+        place.write_bytes(newest.replace(b'"entries":', b'"entries": '))
+    else:
+        path.write_bytes(old)
+    if other == "another":
+        place.unlink()
+        closing = Ledger.open(path, ACCOUNT, key=KEY)
+        for run in "uvw":
+            closing.reserve(run=run, plan_digest="p", schedule=schedule())
+            closing.close(run)
+        closing.close_file()
+        place.write_bytes(newest)
+    for key in (KEY, None):
+        with pytest.raises(Refused, match=r"does not hold.*restore") as error:
+            Ledger.open(path, ACCOUNT, key=key)
+        assert "\n" not in str(error.value)
+    with pytest.raises(VerificationError):
+        Ledger.open(path).verify()
+
+
 def test_a_ledger_that_cannot_be_made_is_one_line(tmp_path):
     with pytest.raises(ConfigurationError, match=r"absent.*cannot be made"):
         Ledger.open(tmp_path / "absent" / "ledger.sqlite", ACCOUNT, key=KEY)

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SPAWN = multiprocessing.get_context("spawn")
 ACCOUNT = Account(
     dataset="golden", unit="record", adjacency="add-remove", delta=1e-5, lifetime_epsilon=10.0,
-    public=False, splits=("train", "holdout"),
+    public=False, splits=("train", "holdout"), partition={"split key": "5a" * 32},
 )  # fmt: skip
 BOTH = dataclasses.replace(ACCOUNT, splits=("both",))
 # What released code of version 1 said of the golden file.
@@ -75,7 +75,7 @@ def test_spend_open_run_and_answers_are_as_before(path, account):
     what = {"run": "run-2", "plan_digest": "run-2" * 8, "purpose": "training"}
     stored = ledger.pay(**what, round=0, request="r0")
     assert stored.ledger_head == old[15][5]
-    assert stored.signature == ""
+    assert stored.signed_by(ledger.public_key)
     assert stored.arrays["w"].tolist() == [0.0, 1.0, 2.0]
     assert ledger.pay(**what, round=1, request="r1") is None
     assert [line.split for line in ledger.charged("run-2")] == [pays] * 2

@@ -12,8 +12,8 @@ from clients.app import make_app
 from clients.site import Site
 from dp_risk import wire
 from dp_risk.privacy import keys
-from dp_risk.privacy.entries import CONTEXT
-from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.privacy.entries import CONTEXT as HEADS
+from dp_risk.privacy.release import CONTEXT, Release, arrays_digest, receipt
 from dp_risk.types import FederationError
 from server.exchange import ask, releases, statements, wait_for_nodes
 from server.grids import InProcessGrid
@@ -29,15 +29,16 @@ def released(
     key: Ed25519PrivateKey = SITE_KEY,
 ) -> RecordDict:
     arrays = {"w": np.arange(3.0)}
+    digest = arrays_digest(arrays)
     return wire.release_record(
         Release(
             run=run,
             purpose=purpose,
             round=round,
             arrays=arrays,
-            digest=arrays_digest(arrays),
+            digest=digest,
             ledger_head=HEAD,
-            signature=keys.sign(key, CONTEXT, HEAD.encode()),
+            signature=keys.sign(key, CONTEXT, receipt(run, purpose, round, digest, HEAD)),
         )
     )
 
@@ -78,6 +79,12 @@ def test_refusals_and_malformed_answers_are_no_statements(site: Path) -> None:
 def test_only_releases_of_this_round_count() -> None:
     spoilt = released()
     spoilt["arrays"] = wire.arrays_to_record({"w": np.zeros(3)})
+    # Behind the site's gate: other arrays with their own digest under the old head and signature.
+    swapped, headed = released(), released()
+    arrays = {"w": np.zeros(3)}
+    swapped["arrays"] = wire.arrays_to_record(arrays)
+    swapped.config_records["receipt"]["digest"] = arrays_digest(arrays)
+    headed.config_records["receipt"]["signature"] = keys.sign(SITE_KEY, HEADS, HEAD.encode())
     half = released()
     del half["receipt"]
     answers = {
@@ -90,6 +97,8 @@ def test_only_releases_of_this_round_count() -> None:
         7: wire.statement_record({}),
         8: released(),
         9: released(key=OTHER_KEY),
+        10: swapped,
+        11: headed,
     }
     public = dict.fromkeys(answers, keys.public_hex(SITE_KEY))
     good = releases(answers, public, run="run-1", purpose="training", round=0)

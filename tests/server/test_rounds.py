@@ -15,6 +15,7 @@ from flwr.app import Context, Message, RecordDict
 
 import clients.site
 from clients.app import make_app
+from clients.site import Site
 from dp_risk import wire
 from dp_risk.types import FederationError, Refused, VerificationError
 from server.grids import InProcessGrid
@@ -166,12 +167,17 @@ def test_a_ledger_restored_from_an_older_copy_is_noticed(tmp_path: Path, sites: 
     folders, memory = sites(2), tmp_path / "heads.json"
     ledger = folders[1] / "ledger.sqlite"
     execute(grid(folders), replace(job(tmp_path, memory=memory), run="run-1"))
-    old = ledger.read_bytes()
+    seal = ledger.with_suffix(".seal")
+    old, sealed = ledger.read_bytes(), seal.read_bytes()
     execute(grid(folders), replace(job(tmp_path, memory=memory), run="run-2"))
     before = history(folders[0])
     for name in ("", "-wal", "-shm"):
         ledger.with_name(ledger.name + name).unlink(missing_ok=True)
     ledger.write_bytes(old)
+    # Under the newer seal the site refuses by itself; a whole backup has the older one.
+    with pytest.raises(Refused, match="when it was sealed"):
+        Site.open(folders[1])
+    seal.write_bytes(sealed)
     third = replace(job(tmp_path, memory=memory), run="run-3")
     with pytest.raises(VerificationError, match=r"site-01: .*an older copy was restored") as error:
         execute(grid(folders), third)
