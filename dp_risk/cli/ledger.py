@@ -107,14 +107,22 @@ def _show(options: argparse.Namespace) -> None:
         return
     print(
         f"{account.dataset}: delta {account.delta:g}, unit {account.unit}, {account.adjacency}; "
-        f"lifetime epsilon {state.lifetime_epsilon:g} for each account, by a Renyi filter of "
+        f"lifetime epsilon {state.lifetime_epsilon:g} for each split, by a Renyi filter of "
         f"order {ledger.filter.order}"
     )
     for split, balance in state.balances.items():
         print(
-            f"account {split}: lifetime epsilon (filter) {balance.spent_epsilon:.4g} of "
+            f"split {split}: lifetime epsilon (filter) {balance.spent_epsilon:.4g} of "
             f"{state.lifetime_epsilon:g} spent, {balance.left_epsilon:.4g} left, "
             f"{balance.used:.1%} of the filter used"
+        )
+    if state.retired:
+        print("the ledger is retired: what is left will never be spent")
+    signed = max((a.lifetime_epsilon for a in ledger.amendments()), default=0.0)
+    if signed > state.lifetime_epsilon:
+        print(
+            f"the ledger was raised to {signed:g}, policy.yaml says {state.lifetime_epsilon:g}: "
+            "the smaller one is in force"
         )
     if note:
         print(note)

@@ -415,15 +415,15 @@ class Ledger:
         Raises
         ------
         Refused
-            If the budget is not larger than now, or the ledger is retired.
+            If the ledger is retired.
         ConfigurationError
-            If a person or a reason is missing.
+            If the budget is not larger than now, or a person or a reason is missing.
         """
         with self._chain.transaction():
             self._not_retired()
             now = self._allowed()
             if not now < lifetime_epsilon < math.inf:
-                raise Refused(
+                raise ConfigurationError(
                     f"the lifetime budget is {now:g} already; a smaller one needs no raise, the "
                     "policy alone lowers it"
                 )

@@ -56,6 +56,9 @@ def verify(path: Path) -> Verified:
         whole = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
+    # A changed byte spoils one of these at the most.
+    if not any(mark in whole for mark in (KIND.encode(), b'"signature"', b'"public_key"')):
+        raise ConfigurationError(f"{path}: not a ledger statement")
     try:
         signed: dict[str, Any] = json.loads(whole)
         body = {name: value for name, value in signed.items() if name != "signature"}

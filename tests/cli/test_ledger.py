@@ -69,7 +69,7 @@ def test_show_names_both_costs_and_every_charge(run: Run, site: Path) -> None:
         used = charge["filter_paid"] / ledger.filter.capacity
         assert shown["accounts"][charge["split"]]["used"] == pytest.approx(used)
     said = run("ledger", "show", site).out
-    assert "account train: lifetime epsilon (filter)" in said
+    assert "split train: lifetime epsilon (filter)" in said
     assert "run epsilon (PLD, as reserved): train" in said
     assert "2 of 3 rounds paid" in said
     assert shown["head"] in said
@@ -156,11 +156,12 @@ def test_the_policy_is_the_one_place_of_a_larger_budget(run: Run, site: Path) ->
     assert (amendment["by"], amendment["reason"]) == ("A. Person", "a second study")
     assert "a second study" in run("ledger", "show", site).out
     said = run("ledger", "raise", site, *BY)
-    assert said.code == 3
+    assert said.code == 2
     assert "12 already" in said.line
     lifetime(site, 11.0)
     assert as_json(run, "show", site)["lifetime_epsilon"] == 11.0
-    assert run("ledger", "raise", site, *BY).code == 3
+    assert "raised to 12, policy.yaml says 11" in run("ledger", "show", site).out
+    assert run("ledger", "raise", site, *BY).code == 2
     assert run("ledger", "verify", site).code == 0
 
 
@@ -205,3 +206,27 @@ def test_every_verb_helps_and_says_when_there_is_nothing(run: Run, verb: str) ->
     said = run("ledger", verb, "absent", *more)
     assert said.code == 2
     assert "absent" in said.line
+
+
+def test_a_file_that_never_was_a_statement_is_a_mistake(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cards.csv").write_text("a,b\n1,2\n")
+    said = run("ledger", "verify", "cards.csv")
+    assert said.code == 2
+    assert "not a ledger statement" in said.line
+
+
+def test_an_export_needs_its_folder(run: Run, site: Path) -> None:
+    said = run("ledger", "export", site, "--out", "nowhere/out.json")
+    assert said.code == 2
+    assert "nowhere/out.json" in said.line
+    assert ".tmp" not in said.line
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "0" * 63, "not hexadecimal"])
+def test_a_file_without_a_key_is_a_mistake_and_no_forgery(
+    run: Run, tmp_path: Path, site: Path, text: str
+) -> None:
+    (tmp_path / "keys.txt").write_text(text)
+    said = run("ledger", "verify", site, "--keys", "keys.txt")
+    assert said.code == 2
+    assert "holds no public key" in said.line

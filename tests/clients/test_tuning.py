@@ -89,7 +89,7 @@ def test_what_is_minted_are_the_public_numbers_of_one_choice(
 
 
 REFUSED: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
-    "the purpose": ({"purposes": ("counts", "training")}, {}, "purpose tuning is not allowed"),
+    "the purpose": ({"purposes": ("counts", "training")}, {}, "purposes do not name tuning"),
     "the model": ({"models": ("mlp",)}, {}, "model additive is not allowed"),
     "the delta": ({}, {"delta": 2e-5}, "delta must be the policy's, 1e-05"),
     "the cap of a run": ({"run_epsilon": 1.0}, {}, "above the cap of 1"),
