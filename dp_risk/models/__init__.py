@@ -31,7 +31,7 @@ class Model(Protocol):
 
 
 # Rows of every batch that is scored.
-_ROWS = 512
+_ROWS = 1024
 REGISTRY: Mapping[str, type[Model]] = {"additive": Additive, "mlp": Mlp}
 
 

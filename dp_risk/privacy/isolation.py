@@ -1,4 +1,4 @@
-"""A probe of the arithmetic: does a unit's result depend on the other units of its batch?
+"""A probe of the arithmetic: a unit's result must not depend on the others of its batch.
 
 Matrix products round by the shape of a batch and by the place in it: other kernels do the last few
 rows, or a single one. With weights chosen for it a model turns that last bit into anything at all,

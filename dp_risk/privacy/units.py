@@ -59,9 +59,9 @@ class Units(Protocol):
 
 # Bounds of what is in memory at once: units, records with padding, and coordinates of per-unit
 # gradients. Powers of two; small, because the last batch of every shape is filled up with blanks.
-_UNITS = 512
+_UNITS = 1024
 _RECORDS = 1024
-_CELLS = 2**20
+_CELLS = 2**19
 # Fewer rows than this at once waste the machine, until their gradients do not fit in memory.
 _LEAST_ROWS = 16
 _MOST_CELLS = 2**25
@@ -92,9 +92,7 @@ def lengths(most: int) -> list[int]:
     return [1 << bits for bits in range((most - 1).bit_length() + 1)]
 
 
-def batches(
-    sizes: NDArray[np.int64], *, dimension: int
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def batches(sizes: NDArray[np.int64], *, dimension: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Split units into batches: each unit is padded as its own size says, to a power of two.
 
     Parameters
