@@ -36,7 +36,8 @@ class TrainingUnits:
     offsets : ndarray of int64, shape (units + 1,), or None
         Unit i has the rows ``offsets[i]`` to ``offsets[i + 1]``; None: every row is a unit.
     max_records : int or None
-        Only the first so many rows of a unit take part, at least 1; None: all.
+        Only the first so many rows of a unit take part, at least 1; None: all, and what the
+        largest unit holds is then taken for public.
     """
 
     def __init__(
@@ -53,6 +54,26 @@ class TrainingUnits:
 
     def __len__(self) -> int:
         return len(self._coded) if self._offsets is None else len(self._offsets) - 1
+
+    @property
+    def max_records(self) -> int:
+        """Bound on the records of a unit."""
+        if self._offsets is None:
+            return 1
+        if self._cap is None:
+            return int(np.diff(self._offsets).max(initial=1))
+        return self._cap
+
+    def blank(self, units: int, records: int) -> Batch:
+        """Return zeros: units, or accounts of so many records of which none is there."""
+        lead = (units,) if self._offsets is None else (units, records)
+        codes = torch.zeros(*lead, self._coded.codes.shape[1], dtype=torch.int64)
+        values = torch.zeros(*lead, self._coded.values.shape[1], dtype=torch.float64)
+        return Batch(
+            inputs=(codes, values),
+            labels=torch.zeros(lead, dtype=torch.float64),
+            mask=None if self._offsets is None else torch.zeros(lead, dtype=torch.bool),
+        )
 
     def sizes(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return with how many records each of some units takes part."""

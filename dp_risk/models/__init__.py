@@ -13,6 +13,8 @@ from torch import nn
 from dp_risk.data.coding import Coding
 from dp_risk.models.additive import Additive
 from dp_risk.models.mlp import Mlp
+from dp_risk.privacy.isolation import require_isolation
+from dp_risk.privacy.units import Batch
 from dp_risk.types import ConfigurationError
 
 
@@ -28,7 +30,8 @@ class Model(Protocol):
         ...
 
 
-_CHUNK = 65_536
+# Rows of every batch that is scored.
+_ROWS = 1024
 REGISTRY: Mapping[str, type[Model]] = {"additive": Additive, "mlp": Mlp}
 
 
@@ -56,11 +59,39 @@ def build(name: str, options: Mapping[str, Any], coding: Coding, seed: int) -> n
 
 
 def logits(module: nn.Module, codes: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the logits of rows, shape (n,), for codes (n, slots) and values (n, n_values)."""
-    out = []
+    """Return the logits of rows, shape (n,), for codes (n, slots) and values (n, n_values).
+
+    Privacy
+    -------
+    A row's logit is a function of that row and the module alone, to the last bit: batches have one
+    shape, filled up with blank rows, and it is probed before a row is read.
+
+    Raises
+    ------
+    RuntimeError
+        If the module, or this machine, does not keep rows apart; no private row was read.
+    """
+
+    def blank() -> Batch:
+        return Batch(
+            inputs=(
+                torch.zeros(_ROWS, codes.shape[1], dtype=torch.int64),
+                torch.zeros(_ROWS, values.shape[1], dtype=torch.float64),
+            ),
+            labels=torch.zeros(_ROWS, dtype=torch.float64),
+        )
+
+    require_isolation(_forward, module, blank())
+    out = np.zeros(len(codes))
+    for start in range(0, len(codes), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(codes)))
+        batch = blank()
+        for target, source in zip(batch.inputs, (codes, values), strict=True):
+            target.numpy()[: rows.stop - start] = source[rows]
+        out[rows] = _forward(module, batch)[0][: rows.stop - start].numpy()
+    return out
+
+
+def _forward(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
     with torch.no_grad():
-        for start in range(0, len(codes), _CHUNK):
-            c = torch.from_numpy(codes[start : start + _CHUNK].astype(np.int64))
-            v = torch.from_numpy(values[start : start + _CHUNK].astype(np.float64))
-            out.append(module(c, v).numpy())
-    return np.concatenate(out) if out else np.zeros(0)
+        return [module(*batch.inputs)]

@@ -36,86 +36,157 @@ class Units(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def max_records(self) -> int:
+        """Public bound on the records of a unit, at least 1; 1 where a record is a unit."""
+        ...
+
+    def blank(self, units: int, records: int) -> Batch:
+        """Return so many units of nothing but zeros: shapes and types, which are public.
+
+        Labels are float64. Where there is a mask it is false, and the second axis has `records`.
+        """
+        ...
+
     def sizes(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return with how many records, padding apart, each of some units takes part."""
         ...
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
-        """Return some units, in the order of `index`."""
+        """Return some units, in the order of `index`, padded to no more than the largest needs."""
         ...
 
 
-def chunks(sizes: NDArray[np.int64], *, units: int, records: int) -> Iterator[NDArray[np.int64]]:
-    """Split units into batches whose memory is bounded, padding included.
+# Bounds of what is in memory at once: units, records with padding, and coordinates of per-unit
+# gradients. Powers of two; small, because the last batch of every shape is filled up with blanks.
+_UNITS = 1024
+_RECORDS = 1024
+_CELLS = 2**19
+# Fewer rows than this at once waste the machine, until their gradients do not fit in memory.
+_LEAST_ROWS = 16
+_MOST_CELLS = 2**25
 
-    Units of one size come together, so that a heavy account pads nobody else.
+
+def capacity(records: int, dimension: int) -> int:
+    """Return how many units a batch has: a function of public facts, whatever is private.
+
+    Parameters
+    ----------
+    records : int
+        Records of each unit with its padding, a power of two.
+    dimension : int
+        Coordinates of one unit's gradient, at least 1.
+
+    Returns
+    -------
+    int
+        A power of two; times `records` at least 16, or else 1.
+    """
+    most = max(1, min(_UNITS, _RECORDS // records, _CELLS // dimension))
+    units = max(1 << (most.bit_length() - 1), _LEAST_ROWS // records)
+    return units if units * dimension <= _MOST_CELLS else 1
+
+
+def lengths(most: int) -> list[int]:
+    """Return every length that units of at most so many records are padded to."""
+    return [1 << bits for bits in range((most - 1).bit_length() + 1)]
+
+
+def batches(sizes: NDArray[np.int64], *, dimension: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Split units into batches: each unit is padded as its own size says, to a power of two.
 
     Parameters
     ----------
     sizes : ndarray of int64, shape (n,)
         Records of each unit.
-    units, records : int
-        Most units of a batch, and most records (units times the largest of them) of a batch of
-        more than one unit; at least 1.
+    dimension : int
+        Coordinates of one unit's gradient, at least 1.
 
     Yields
     ------
-    ndarray of int64
-        Positions in `sizes`; every position once.
+    (int, ndarray of int64)
+        The padded length, and at most `capacity` positions in `sizes`; every position once.
     """
-    order = np.argsort(sizes, kind="stable")
-    start = 0
-    while start < len(order):
-        window = order[start : start + units]
-        cells = np.arange(1, len(window) + 1) * sizes[window]
-        stop = max(1, int(np.searchsorted(cells, records, side="right")))
-        yield window[:stop]
-        start += stop
+    if not len(sizes):
+        return
+    room = np.array(lengths(int(sizes.max(initial=1))))
+    padded = room[np.searchsorted(room, sizes)]
+    for length in np.unique(padded).tolist():
+        members, units = np.flatnonzero(padded == length), capacity(length, dimension)
+        for start in range(0, len(members), units):
+            yield length, members[start : start + units]
 
 
-def sound(batch: Batch, *, units: int, codes: int) -> Batch:
-    """Return the units of a batch that a model can read, their padding blanked.
+def fill(blank: Batch, found: Batch, *, at: slice, codes: int) -> torch.Tensor:
+    """Copy units to their places in a blank batch, those apart that a model cannot read.
 
-    Whether a unit stays depends on that unit alone.
+    Whether a unit is copied depends on that unit alone.
 
     Parameters
     ----------
-    batch : Batch
+    blank : Batch
+        Zeros; units are copied into it.
+    found : Batch
         Private units, which may hold anything.
-    units : int
-        How many units were asked for.
+    at : slice
+        Their places: start and stop.
     codes : int
         Codes lie in [0, codes).
 
     Returns
     -------
-    Batch
-        The units without a code out of range or a number that is not finite, labels in float64.
+    Tensor of bool, shape (units found,)
+        Which units were copied: those without a code out of range or a number that is not finite.
 
     Raises
     ------
     ValueError, TypeError, RuntimeError
-        If the batch as a whole is not one: the caller tries fewer units.
+        If what was found as a whole is no such batch, before anything is copied: the caller tries
+        fewer units.
     """
-    labels, mask = batch.labels.to(torch.float64), batch.mask
-    if mask is not None and mask.shape != labels.shape:
-        raise ValueError("a mask is shaped like the labels")
-    kept = torch.ones(units, dtype=torch.bool)
-    tensors = [*batch.inputs, labels]
-    for i, tensor in enumerate(tensors):
-        if len(tensor) != units or tensor.shape[: labels.dim()] != labels.shape:
+    targets, sources = [*blank.inputs, blank.labels], [*found.inputs, found.labels]
+    lead, mask = found.labels.shape, found.mask
+    if len(sources) != len(targets) or (mask is None) != (blank.mask is None):
+        raise ValueError("a batch is not of the kind that its blank is")
+    if lead[0] != at.stop - at.start or len(lead) != blank.labels.dim():
+        raise ValueError("a batch holds each unit once")
+    if mask is not None:
+        if mask.shape != lead or lead[1] > blank.labels.shape[1]:
+            raise ValueError("a mask is shaped like the labels, and fits")
+        mask = mask.bool()
+    kept = torch.ones(lead[0], dtype=torch.bool)
+    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        if source.shape != (*lead, *target.shape[len(lead) :]):
             raise ValueError("a batch holds each unit once")
+        if source.is_complex() or source.is_floating_point() > target.is_floating_point():
+            raise TypeError("whole numbers are codes, everything else is a value")
+        source = source.to(target.dtype)
         if mask is not None:
-            padding = ~mask.bool().view(*mask.shape, *[1] * (tensor.dim() - mask.dim()))
-            tensors[i] = tensor = tensor.masked_fill(padding, 0)
-        number = tensor.is_floating_point()
-        fine = torch.isfinite(tensor) if number else (tensor >= 0) & (tensor < codes)
+            source = source.masked_fill(~_over(mask, source), 0)
+        number = source.is_floating_point()
+        fine = torch.isfinite(source) if number else (source >= 0) & (source < codes)
         kept &= fine.unsqueeze(-1).flatten(1).all(-1)
-    if not kept.all():
-        tensors = [tensor[kept] for tensor in tensors]
-        mask = None if mask is None else mask[kept]
-    *inputs, labels = tensors
-    return Batch(inputs=tuple(inputs), labels=labels, mask=mask)
+        sources[i] = source
+    places = (at,) if mask is None else (at, slice(lead[1]))
+    for target, source in zip(targets, sources, strict=True):
+        target[places] = source.masked_fill(~_over(kept, source), 0)
+    if mask is not None and blank.mask is not None:
+        blank.mask[places] = mask & kept.unsqueeze(-1)
+    return kept
+
+
+def only(batch: Batch, there: torch.Tensor) -> Batch:
+    """Return a batch of the same shape in which all other units are blank."""
+    return Batch(
+        inputs=tuple(t.masked_fill(~_over(there, t), 0) for t in batch.inputs),
+        labels=batch.labels.masked_fill(~_over(there, batch.labels), 0),
+        mask=None if batch.mask is None else batch.mask & there.unsqueeze(-1),
+    )
+
+
+def _over(flags: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return flags of the first axes in a shape that goes with all of them."""
+    return flags.view(*flags.shape, *[1] * (like.dim() - flags.dim()))
 
 
 def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -124,7 +195,7 @@ def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     Parameters
     ----------
     logits : Tensor, shaped like the batch's labels
-        Of a batch that is `sound`.
+        Of a batch that a model can read.
 
     Returns
     -------

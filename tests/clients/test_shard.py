@@ -12,7 +12,7 @@ import torch
 from clients.shard import Shard, TrainingUnits
 from dp_risk import models
 from dp_risk.data.schema import Categorical, Label, Numeric, Schema, Text
-from dp_risk.privacy import dpsgd
+from dp_risk.privacy import units
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram
 from dp_risk.privacy.noise import Grid
@@ -130,24 +130,6 @@ def test_an_account_of_10_000_records_moves_the_clipped_sum_by_at_most_the_clip_
     assert np.linalg.norm(flat - fewer) > 100 * CLIP
 
 
-@both_models
-def test_the_largest_weights_leave_room_for_rounding(
-    name: str, with_and_without: tuple[Shard, Shard], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One account more changes the shape of the others' batches, and so how their gradients round.
-    def largest(name: str, like: Shard) -> torch.nn.Module:
-        built, generator = models.build(name, {}, like.coding, 1), np.random.default_rng(5)
-        with torch.no_grad():
-            for p in built.parameters():
-                p.copy_(torch.from_numpy(generator.choice([-1e3, 1e3], size=tuple(p.shape))))
-        return built
-
-    monkeypatch.setattr("tests.clients.test_shard.module", largest)
-    monkeypatch.setattr(dpsgd, "_PHYSICAL_BATCH", 64)
-    larger, smaller = (clipped_sum(name, s, s.units(Split.TRAIN, 100)) for s in with_and_without)
-    assert CLIP * 0.1 < np.linalg.norm(larger - smaller) <= CLIP
-
-
 @pytest.mark.parametrize("cap", [100, MOST, None])
 def test_an_account_of_10_000_records_is_one_unit_of_counts_and_histograms(
     cap: int | None, with_and_without: tuple[Shard, Shard]
@@ -203,7 +185,7 @@ def test_a_batch_is_bounded_whatever_one_account_holds(
         return found
 
     monkeypatch.setattr(TrainingUnits, "batch", batch)
-    monkeypatch.setattr(dpsgd, "_PHYSICAL_BATCH", 512)
+    monkeypatch.setattr(units, "_RECORDS", 512)
     like = with_and_without[0]
     clipped_sum("additive", like, like.units(Split.TRAIN, None))
     assert cells[-1] == (1, MOST)

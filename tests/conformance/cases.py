@@ -37,6 +37,15 @@ CODING = Coding(schema=SCHEMA)
 NOISE, CLIP, CELLS = 2.5, 0.7, 8
 
 
+def blank(*lead: int, slots: int = CODING.slots, values: int = CODING.n_values) -> Batch:
+    """Return units of nothing: records, or with two lengths accounts x records."""
+    return Batch(
+        inputs=(torch.zeros(*lead, slots, dtype=torch.int64), torch.zeros(*lead, values).double()),
+        labels=torch.zeros(lead).double(),
+        mask=torch.zeros(lead, dtype=torch.bool) if len(lead) == 2 else None,
+    )
+
+
 class Rows:
     """Private units held as tensors; a value may be anything at all."""
 
@@ -48,6 +57,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def max_records(self) -> int:
+        return 1
+
+    def blank(self, units: int, records: int) -> Batch:
+        return blank(units, slots=self.codes.shape[1], values=self.values.shape[1])
 
     def sizes(self, index: Any) -> Any:
         return np.ones(len(index), dtype=np.int64)
@@ -75,15 +91,23 @@ class Accounts:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def max_records(self) -> int:
+        return 3
+
+    def blank(self, units: int, records: int) -> Batch:
+        return blank(units, records)
+
     def sizes(self, index: Any) -> Any:
         return 1 + np.asarray(index) % 3
 
     def batch(self, index: Any) -> Batch:
-        one = self.rows.batch(index)
-        there = torch.arange(3) < torch.as_tensor(self.sizes(index)).unsqueeze(-1)
+        one, sizes = self.rows.batch(index), self.sizes(index)
+        most = int(sizes.max())
+        there = torch.arange(most) < torch.as_tensor(sizes).unsqueeze(-1)
 
         def copies(part: torch.Tensor, rubbish: float) -> torch.Tensor:
-            out = part.unsqueeze(1).repeat(1, 3, *[1] * (part.dim() - 1))
+            out = part.unsqueeze(1).repeat(1, most, *[1] * (part.dim() - 1))
             out[~there] = rubbish
             return out
 
@@ -103,6 +127,13 @@ class Loose:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    @property
+    def max_records(self) -> int:
+        return 1
+
+    def blank(self, units: int, records: int) -> Batch:
+        return blank(units)
 
     def sizes(self, index: Any) -> Any:
         return np.ones(len(index), dtype=np.int64)

@@ -8,26 +8,45 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_risk.privacy.units import Batch, chunks, mean_losses, sound
+from dp_risk.privacy.units import (
+    Batch,
+    batches,
+    capacity,
+    fill,
+    lengths,
+    mean_losses,
+    only,
+)
+from tests.conformance.cases import blank
 
-sizes_of_units = st.lists(st.integers(0, 50), max_size=60).map(lambda s: np.array(s, np.int64))
+sizes_of_units = st.lists(st.integers(0, 5000), max_size=60).map(lambda s: np.array(s, np.int64))
 
 
-@given(sizes_of_units, st.integers(1, 10), st.integers(1, 100))
-def test_chunks_are_bounded_and_hold_every_unit_once(sizes, units, records):
-    found = list(chunks(sizes, units=units, records=records))
-    assert sorted(np.concatenate([*found, np.empty(0, int)]).tolist()) == list(range(len(sizes)))
-    for chunk in found:
-        assert 1 <= len(chunk) <= units
-        # Padding included; a unit that is too large by itself is alone.
-        assert len(chunk) * sizes[chunk].max() <= records or len(chunk) == 1
+@given(sizes_of_units, st.integers(1, 10**7))
+def test_batches_hold_every_unit_once_and_padded_by_its_own_size(sizes, dimension):
+    found = list(batches(sizes, dimension=dimension))
+    chosen = np.concatenate([*(c for _, c in found), np.empty(0, int)])
+    assert sorted(chosen.tolist()) == list(range(len(sizes)))
+    for length, chunk in found:
+        assert 1 <= len(chunk) <= capacity(length, dimension)
+        own = np.maximum(sizes[chunk], 1)
+        assert ((own <= length) & (length < 2 * own)).all()
+        assert length in lengths(5000)
 
 
-def test_chunks_are_no_smaller_than_need_be():
-    sizes = np.array([1, 10_000, 1, 1, 2, 1])
-    assert [c.tolist() for c in chunks(sizes, units=100, records=8)] == [[0, 2, 3, 5], [4], [1]]
-    assert [len(c) for c in chunks(np.ones(10, int), units=4, records=8)] == [4, 4, 2]
-    assert [len(c) for c in chunks(np.zeros(10, int), units=20, records=1)] == [10]
+@given(st.integers(0, 14), st.integers(1, 2**28))
+def test_a_capacity_fills_whole_kernels_and_fits_in_memory(bits, dimension):
+    records = 2**bits
+    units = capacity(records, dimension)
+    assert units & (units - 1) == 0
+    assert units == 1 or (units * records % 16 == 0 and units * dimension <= 2**25)
+    assert units * records <= max(1024, records)
+
+
+def test_capacities_and_lengths_by_hand():
+    assert [capacity(1, d) for d in (1, 600, 20_000, 10**6, 10**7)] == [1024, 512, 16, 16, 1]
+    assert [capacity(r, 100) for r in (2, 64, 1024, 2048)] == [512, 16, 1, 1]
+    assert [lengths(n) for n in (1, 2, 3, 9)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8, 16]]
 
 
 def batch(codes, values, labels, mask=None):
@@ -38,17 +57,25 @@ def batch(codes, values, labels, mask=None):
     )
 
 
-def test_only_bad_units_go():
+def zeros(*lead, slots=1, values=1):
+    return blank(*lead, slots=slots, values=values)
+
+
+def test_bad_units_stay_blank_and_the_others_are_at_their_places():
     records = batch(
         [[1, 2], [9, 2], [1, -1], [3, 0], [1, 1]],
         [[0.5], [0.5], [0.5], [math.nan], [1e308]],
         [1.0, 1.0, 0.0, 0.0, 0.0],
     )
-    found = sound(records, units=5, codes=9)
-    assert found.inputs[0].tolist() == [[1, 2], [1, 1]]
-    assert found.inputs[1].tolist() == [[0.5], [1e308]]
-    assert found.labels.tolist() == [1.0, 0.0]
-    assert found.labels.dtype == torch.float64
+    into = zeros(8, slots=2)
+    kept = fill(into, records, at=slice(2, 7), codes=9)
+    assert kept.tolist() == [True, False, False, False, True]
+    assert into.inputs[0].tolist() == [[0, 0]] * 2 + [[1, 2]] + [[0, 0]] * 3 + [[1, 1], [0, 0]]
+    assert into.inputs[1].flatten().tolist() == [0, 0, 0.5, 0, 0, 0, 1e308, 0]
+    assert into.labels.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    alone = only(into, torch.arange(8) == 6)
+    assert alone.inputs[0].tolist() == [[0, 0]] * 6 + [[1, 1], [0, 0]]
+    assert alone.inputs[1].flatten().tolist() == [0, 0, 0, 0, 0, 0, 1e308, 0]
 
 
 def test_padding_may_hold_anything_and_is_blanked():
@@ -59,33 +86,44 @@ def test_padding_may_hold_anything_and_is_blanked():
         [[1.0, nan], [1.0, 0.0], [1.0, 0.0], [nan, nan]],
         [[True, False], [True, True], [True, True], [False, False]],
     )
-    found = sound(accounts, units=4, codes=9)
+    into = zeros(5, 4)
+    kept = fill(into, accounts, at=slice(0, 4), codes=9)
     # The second has a bad code that is there, the third a bad value; the last has no record.
-    assert found.inputs[0].tolist() == [[[1], [0]], [[0], [0]]]
-    assert found.inputs[1].tolist() == [[[0.5], [0]], [[0], [0]]]
-    assert found.labels.tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    assert found.mask is not None
-    assert mean_losses(torch.zeros(2, 2), found).tolist() == pytest.approx([math.log(2), 0])
+    assert kept.tolist() == [True, False, False, True]
+    assert into.inputs[0].flatten(1).tolist() == [[1, 0, 0, 0]] + [[0] * 4] * 4
+    assert into.inputs[1].flatten(1).tolist() == [[0.5, 0, 0, 0]] + [[0] * 4] * 4
+    assert into.labels.tolist() == [[1.0, 0.0, 0.0, 0.0]] + [[0.0] * 4] * 4
+    assert into.mask.tolist() == [[True, False, False, False]] + [[False] * 4] * 4
+    losses = mean_losses(torch.zeros(5, 4), into).tolist()
+    assert losses == pytest.approx([math.log(2), 0, 0, 0, 0])
+    assert not only(into, torch.arange(5) == 3).mask.any()
 
 
 def test_slots_or_values_may_be_none():
-    found = sound(batch([[], []], [[], []], [1.0, 0.0]), units=2, codes=1)
-    assert len(found.labels) == 2
+    found = batch([[], []], [[], []], [1.0, 0.0])
+    found = Batch(inputs=(found.inputs[0].long(), found.inputs[1]), labels=found.labels)
+    assert fill(zeros(2, slots=0, values=0), found, at=slice(0, 2), codes=1).tolist() == [True] * 2
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "into"),
     [
         # A unit that comes twice would be clipped twice.
-        batch([[1]] * 3, [[0.5]] * 3, [1.0] * 3),
-        batch([[1]] * 2, [[0.5]] * 3, [1.0] * 2),
-        batch([[1]] * 2, [[0.5]] * 2, [1.0] * 2, [[True]] * 2),
-        batch([[[1]]] * 2, [[[0.5]]] * 2, [[1.0, 1.0]] * 2),
+        (batch([[1]] * 3, [[0.5]] * 3, [1.0] * 3), zeros(4)),
+        (batch([[1]] * 2, [[0.5]] * 3, [1.0] * 2), zeros(4)),
+        (batch([[1]] * 2, [[0.5]] * 2, [1.0] * 2, [[True]] * 2), zeros(4)),
+        (batch([[1]] * 2, [[0.5]] * 2, [1.0] * 2, [[True]] * 2), zeros(4, 2)),
+        (batch([[[1]]] * 2, [[[0.5]]] * 2, [[1.0, 1.0]] * 2), zeros(4)),
+        (batch([[[1]] * 3] * 2, [[[0.5]] * 3] * 2, [[1.0] * 3] * 2, [[True] * 3] * 2), zeros(4, 2)),
+        (batch([[1.0]] * 2, [[0.5]] * 2, [1.0] * 2), zeros(4)),
+        (batch([[1]] * 2, [[0.5]] * 2, [1j] * 2), zeros(4)),
+        (Batch(inputs=(), labels=torch.zeros(2)), zeros(4)),
     ],
 )
-def test_another_number_of_units_is_no_batch(wrong):
-    with pytest.raises(ValueError, match=r"batch|mask"):
-        sound(wrong, units=2, codes=9)
+def test_what_is_no_such_batch_is_not_copied(wrong, into):
+    with pytest.raises((ValueError, TypeError)):
+        fill(into, wrong, at=slice(0, 2), codes=9)
+    assert not any(t.any() for t in (*into.inputs, into.labels))
 
 
 def test_a_units_loss_is_the_mean_over_its_records():
