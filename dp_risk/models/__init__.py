@@ -13,7 +13,7 @@ from torch import nn
 from dp_risk.data.coding import Coding
 from dp_risk.models.additive import Additive
 from dp_risk.models.mlp import Mlp
-from dp_risk.privacy.isolation import require_isolation
+from dp_risk.privacy.isolation import isolated
 from dp_risk.privacy.units import Batch
 from dp_risk.types import ConfigurationError
 
@@ -64,28 +64,24 @@ def logits(module: nn.Module, codes: NDArray[Any], values: NDArray[Any]) -> NDAr
     Privacy
     -------
     A row's logit is a function of that row and the module alone, to the last bit: batches have one
-    shape, filled up with blank rows, and it is probed before a row is read.
-
-    Raises
-    ------
-    RuntimeError
-        If the module, or this machine, does not keep rows apart; no private row was read.
+    shape, filled up with blank rows, and it is probed before a row is read. Where this machine
+    does not keep rows apart they are taken one by one.
     """
 
-    def blank() -> Batch:
+    def blank(size: int) -> Batch:
         return Batch(
             inputs=(
-                torch.zeros(_ROWS, codes.shape[1], dtype=torch.int64),
-                torch.zeros(_ROWS, values.shape[1], dtype=torch.float64),
+                torch.zeros(size, codes.shape[1], dtype=torch.int64),
+                torch.zeros(size, values.shape[1], dtype=torch.float64),
             ),
-            labels=torch.zeros(_ROWS, dtype=torch.float64),
+            labels=torch.zeros(size, dtype=torch.float64),
         )
 
-    require_isolation(_forward, module, blank())
+    size = _ROWS if isolated(_forward, module, blank(_ROWS)) else 1
     out = np.zeros(len(codes))
-    for start in range(0, len(codes), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(codes)))
-        batch = blank()
+    for start in range(0, len(codes), size):
+        rows = slice(start, min(start + size, len(codes)))
+        batch = blank(size)
         for target, source in zip(batch.inputs, (codes, values), strict=True):
             target.numpy()[: rows.stop - start] = source[rows]
         out[rows] = _forward(module, batch)[0][: rows.stop - start].numpy()

@@ -21,7 +21,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from dp_risk.privacy.accounting import Event
-from dp_risk.privacy.isolation import codes_of, require_isolation
+from dp_risk.privacy.isolation import codes_of, isolated
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
@@ -168,16 +168,12 @@ class DPSGD:
         -------
         mapping of parameter name to ndarray of float64
             Sum over steps of the noisy clipped gradient sum.
-
-        Raises
-        ------
-        RuntimeError
-            If the model, or this machine, does not keep units apart; no private row was read.
         """
         module, units = private
+        rooms = {}
         for length in lengths(units.max_records):
-            shape = units.blank(capacity(length, dimension(module)), length)
-            require_isolation(_alone, module, shape)
+            most = capacity(length, dimension(module))
+            rooms[length] = most if isolated(_alone, module, units.blank(most, length)) else 1
         model = GradSampleModule(module, batch_first=True, loss_reduction="sum")
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         grid = None
@@ -197,7 +193,7 @@ class DPSGD:
         try:
             for _ in range(self.steps):
                 optimizer.zero_grad(set_to_none=True)
-                self._accumulate(model, optimizer, units, randomness)
+                self._accumulate(model, optimizer, units, rooms, randomness)
                 total = [t + g for t, g in zip(total, optimizer.noisy_sum(), strict=True)]
                 optimizer.original_optimizer.step()
                 with torch.no_grad():
@@ -212,15 +208,15 @@ class DPSGD:
         model: GradSampleModule,
         optimizer: _GridOptimizer,
         units: Units,
+        rooms: Mapping[int, int],
         randomness: Randomness,
     ) -> None:
         index = poisson_sample(len(units), self.sampling_rate, randomness)
         for p in optimizer.params:
             p.summed_grad = torch.zeros_like(p)
-        size = sum(p.numel() for p in optimizer.params)
         counted = 0
-        for length, chunk in batches(units.sizes(index), dimension=size):
-            batch = units.blank(capacity(length, size), length)
+        for length, chunk in batches(units.sizes(index), rooms):
+            batch = units.blank(rooms[length], length)
             there = _read(units, index[chunk], batch, codes_of(model))
             counted += _add(model, optimizer, batch, there)
         if counted < len(index):

@@ -9,6 +9,7 @@ and this probe says whether in such a shape a unit's result is a function of tha
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Callable, Hashable, Sequence
 
@@ -23,8 +24,10 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 Run = Callable[[nn.Module, Batch], Sequence[torch.Tensor]]
 
-# What held once in this process.
-_HELD: set[Hashable] = set()
+# A site's own log.
+LOG = logging.getLogger("dp_risk.site")
+# What was found in this process.
+_FOUND: dict[Hashable, bool] = {}
 
 
 def codes_of(module: nn.Module) -> int:
@@ -33,12 +36,12 @@ def codes_of(module: nn.Module) -> int:
     return max(tables, default=2**62)
 
 
-def require_isolation(run: Run, module: nn.Module, blank: Batch) -> None:
-    """Refuse a shape of batch in which a unit's place or its company shows, to the last bit.
+def isolated(run: Run, module: nn.Module, blank: Batch) -> bool:
+    """Whether in a shape of batch neither a unit's place nor its company shows, to the last bit.
 
     Only public things are looked at: the structure of the module with random weights in place of
-    its own, and random units. What held for a structure, a shape and a number of threads is
-    remembered. A batch of one unit holds.
+    its own, and random units. What was found for a structure, a shape and a number of threads is
+    remembered. A batch that is always of one unit is isolated: use it where this says no.
 
     Parameters
     ----------
@@ -50,13 +53,9 @@ def require_isolation(run: Run, module: nn.Module, blank: Batch) -> None:
     blank : Batch
         Any batch of the shape.
 
-    Raises
-    ------
-    RuntimeError
-        If units are not isolated on this machine.
     """
     if len(blank.labels) == 1:
-        return
+        return True
     tensors = [*blank.inputs, blank.labels]
     key = (
         run,
@@ -67,8 +66,17 @@ def require_isolation(run: Run, module: nn.Module, blank: Batch) -> None:
         blank.mask is None,
         torch.get_num_threads(),
     )
-    if key in _HELD:
-        return
+    if key not in _FOUND:
+        _FOUND[key] = _probe(run, module, blank)
+        if not _FOUND[key]:
+            LOG.warning(
+                "this machine's arithmetic does not keep units apart in batches: they are taken "
+                "one by one, which is slow"
+            )
+    return _FOUND[key]
+
+
+def _probe(run: Run, module: nn.Module, blank: Batch) -> bool:
     generator = torch.Generator().manual_seed(1)
     pattern = copy.deepcopy(module)
     with torch.no_grad():
@@ -83,11 +91,8 @@ def require_isolation(run: Run, module: nn.Module, blank: Batch) -> None:
     for places in (order.roll(1), torch.zeros_like(order)):
         found = run(pattern, _taken(mixed, places))
         if not all(torch.equal(f, e[places]) for f, e in zip(found, expected, strict=True)):
-            raise RuntimeError(
-                "internal error: in this arithmetic a unit's result depends on its batch; "
-                "no private row was read"
-            )
-    _HELD.add(key)
+            return False
+    return True
 
 
 def _units(blank: Batch, codes: int, generator: torch.Generator) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,27 +92,29 @@ def lengths(most: int) -> list[int]:
     return [1 << bits for bits in range((most - 1).bit_length() + 1)]
 
 
-def batches(sizes: NDArray[np.int64], *, dimension: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def batches(
+    sizes: NDArray[np.int64], rooms: Mapping[int, int]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Split units into batches: each unit is padded as its own size says, to a power of two.
 
     Parameters
     ----------
     sizes : ndarray of int64, shape (n,)
         Records of each unit.
-    dimension : int
-        Coordinates of one unit's gradient, at least 1.
+    rooms : mapping of int to int
+        How many units a batch of each padded length has; the lengths are those of `lengths`.
 
     Yields
     ------
     (int, ndarray of int64)
-        The padded length, and at most `capacity` positions in `sizes`; every position once.
+        The padded length, and at most so many positions in `sizes`; every position once.
     """
     if not len(sizes):
         return
-    room = np.array(lengths(int(sizes.max(initial=1))))
+    room = np.array(sorted(rooms))
     padded = room[np.searchsorted(room, sizes)]
     for length in np.unique(padded).tolist():
-        members, units = np.flatnonzero(padded == length), capacity(length, dimension)
+        members, units = np.flatnonzero(padded == length), rooms[length]
         for start in range(0, len(members), units):
             yield length, members[start : start + units]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 
 import numpy as np
@@ -16,7 +15,7 @@ from dp_risk import models
 from dp_risk.evaluation.bins import score_cells, score_position
 from dp_risk.privacy import dpsgd, isolation, units
 from dp_risk.privacy.dpsgd import DPSGD, load_weights
-from dp_risk.privacy.isolation import require_isolation
+from dp_risk.privacy.isolation import isolated
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 from tests import federation
@@ -242,11 +241,8 @@ class Tailed(Linear):
 
 def asked(run, module, shape):
     """Whether a shape is found to keep its units apart."""
-    isolation._HELD.clear()
-    with contextlib.suppress(RuntimeError):
-        require_isolation(run, module, shape)
-        return True
-    return False
+    isolation._FOUND.clear()
+    return isolated(run, module, shape)
 
 
 @pytest.mark.parametrize("run", [dpsgd._alone, models._forward])
@@ -261,24 +257,26 @@ def test_the_probe_finds_rows_that_influence_each_other_and_tails(run):
 
 
 @pytest.mark.parametrize("module", [Centred(), Tailed()])
-def test_what_the_probe_refuses_reads_no_private_row(module, monkeypatch):
-    monkeypatch.setattr(units, "capacity", lambda records, dimension: 19)
-    monkeypatch.setattr(dpsgd, "capacity", units.capacity)
+def test_where_units_are_not_kept_apart_they_are_taken_one_by_one(module, monkeypatch, caplog):
+    caplog.set_level("WARNING")
+    monkeypatch.setattr(dpsgd, "capacity", lambda records, dimension: 19)
     monkeypatch.setattr(models, "_ROWS", 19)
-    isolation._HELD.clear()
-
-    class Closed(Rows):
-        def sizes(self, index):
-            raise AssertionError
-
-        batch = sizes
-
-    private = Closed(POOL.codes, POOL.values, POOL.labels)
+    isolation._FOUND.clear()
+    monkeypatch.setattr(Grid, "release", lambda self, total, randomness: total)
     step = DPSGD(clip_norm=1.0, noise_multiplier=1.0, sampling_rate=1.0, steps=1)
-    with pytest.raises(RuntimeError, match="internal error"):
-        step((module, private), Randomness.seeded(1))
-    with pytest.raises(RuntimeError, match="internal error"):
-        models.logits(module, POOL.codes.numpy(), POOL.values.numpy())
+
+    def gradient(units):
+        arrays = step((module, units), Randomness.seeded(1))
+        return np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
+
+    some = Rows(POOL.codes[:40], POOL.values[:40], POOL.labels[:40])
+    alone = [Rows(some.codes[i : i + 1], some.values[i : i + 1], some.labels[i : i + 1])
+             for i in range(40)]  # fmt: skip
+    np.testing.assert_allclose(gradient(some), sum(map(gradient, alone)), rtol=0, atol=1e-12)
+    logits = models.logits(module, POOL.codes.numpy(), POOL.values.numpy())
+    last = models.logits(module, POOL.codes[-1:].numpy(), POOL.values[-1:].numpy())
+    assert logits[-1] == last[0]
+    assert "one by one" in caplog.text
 
 
 def test_the_probe_runs_once_for_a_structure_and_a_shape():
@@ -291,9 +289,9 @@ def test_the_probe_runs_once_for_a_structure_and_a_shape():
     module = built("deep")
     weights = [p.detach().clone() for p in module.parameters()]
     for shape in (blank(16), blank(16), blank(32), blank(16, 2)):
-        require_isolation(run, module, shape)
+        assert isolated(run, module, shape)
     assert runs == [16] * 3 + [32] * 3 + [16] * 3
-    require_isolation(run, built("odd"), blank(16))
+    assert isolated(run, built("odd"), blank(16))
     assert len(runs) == 12
     # The pattern's weights are not the module's, which stay as they were.
     for p, before in zip(module.parameters(), weights, strict=True):

@@ -24,7 +24,8 @@ sizes_of_units = st.lists(st.integers(0, 5000), max_size=60).map(lambda s: np.ar
 
 @given(sizes_of_units, st.integers(1, 10**7))
 def test_batches_hold_every_unit_once_and_padded_by_its_own_size(sizes, dimension):
-    found = list(batches(sizes, dimension=dimension))
+    rooms = {length: capacity(length, dimension) for length in lengths(5000)}
+    found = list(batches(sizes, rooms))
     chosen = np.concatenate([*(c for _, c in found), np.empty(0, int)])
     assert sorted(chosen.tolist()) == list(range(len(sizes)))
     for length, chunk in found:
