@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.types import Split
+from dp_risk.types import Adjacency, Split, Unit
 
 _HEX = re.compile(r"[0-9a-f]+")
 _LONGEST, _MOST_UNITS, _MOST_ENTRIES = 200, 10**12, 10**12
@@ -87,11 +87,27 @@ def _amendments(value: Any) -> bool:
 
 
 def _entry(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"sequence", "hash"}
+    if not isinstance(value, dict) or set(value) != {"sequence", "hash"}:
+        return False
+    number, found = value["sequence"], value["hash"]
+    return (number is None or _whole(0, 2**62)(number)) and (found is None or _hex(64)(found))
 
 
 def _run(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"id", "epsilon_spent", "rounds"}
+    if not isinstance(value, dict) or set(value) != {"id", "epsilon_spent", "rounds"}:
+        return False
+    costs, rounds = value["epsilon_spent"], value["rounds"]
+    return (
+        (value["id"] is None or _text(value["id"]))
+        and isinstance(costs, dict)
+        and all(split in list(Split) and _number(0, 1e9)(cost) for split, cost in costs.items())
+        and isinstance(rounds, dict)
+        and all(_text(name) and _whole(0, _MOST_ENTRIES)(n) for name, n in rounds.items())
+    )
+
+
+def _open_run(value: Any) -> bool:
+    return value is None or _text(value)
 
 
 _FIELDS = {
@@ -99,8 +115,8 @@ _FIELDS = {
     "key": _hex(64),
     "dataset": _text,
     "schema": _hex(64),
-    "unit": _text,
-    "adjacency": _text,
+    "unit": lambda value: value in list(Unit),
+    "adjacency": lambda value: value in list(Adjacency),
     "stable_ids": _flag,
     "holdout": _number(0, 1),
     "delta": _number(0, 1),
@@ -122,4 +138,5 @@ _FIELDS = {
     "ledger_entries": _whole(1, _MOST_ENTRIES),
     "entry": _entry,
     "run": _run,
+    "open_run": _open_run,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,7 @@ def run(
             try:
                 if verb == "train":
                     trial.html = asked.report.html
-                    search.watch(federation_folder(asked), asked.data.dataset)
+                    search.watch(federation_folder(asked), _people(asked))
                 trial.folder = one(asked, number)
                 trial.outcome = "done"
             except DpRiskError as error:
@@ -61,7 +62,9 @@ def run(
     finally:
         if verb == "train" and len(search.trials) > 1:
             total = search.finish()
-            if total is not None:
+            if total == math.inf:
+                print("search: a trial had no noise: no epsilon bounds a choice among the trials")
+            elif total is not None:
                 done = sum(trial.folder is not None for trial in search.trials)
                 print(
                     f"search: {done} of {len(search.trials)} trials finished; together they cost "
@@ -121,17 +124,17 @@ class Search:
 
     trials: list[Trial] = field(default_factory=list)
     _earlier: dict[Path, dict[Path, set[str]]] = field(default_factory=dict)
-    _dataset: dict[Path, str] = field(default_factory=dict)
+    _people: dict[Path, str] = field(default_factory=dict)
 
     def begin(self, overrides: list[str]) -> Trial:
         """Add a trial."""
         self.trials.append(Trial(overrides=overrides))
         return self.trials[-1]
 
-    def watch(self, federation: Path, dataset: str) -> None:
+    def watch(self, federation: Path, people: str) -> None:
         """Take note of a federation's ledgers before its first trial charges them."""
         if federation not in self._earlier:
-            self._dataset[federation] = dataset
+            self._people[federation] = people
             self._earlier[federation] = {
                 path: set(_reserved(path)) for path in federation.glob(f"*/{LEDGER}")
             }
@@ -142,15 +145,17 @@ class Search:
         Trials that failed or were interrupted count too. Within a federation the dearest site
         counts. The same rows dealt out anew (another seed of public data) are the same units,
         which may then be on the other side of the split: such federations compose in sequence.
-        None where nothing is protected.
+        Infinity where a trial had no noise; None where nothing was read.
         """
         totals = []
-        for dataset in set(self._dataset.values()):
-            dealt = [f for f, name in self._dataset.items() if name == dataset]
+        for people in set(self._people.values()):
+            dealt = [f for f, whose in self._people.items() if whose == people]
             found = [self._dearest(federation) for federation in dealt]
             lines = [line for schedule, _ in found for line in schedule]
             if len(dealt) > 1:
                 lines = [replace(line, split=Split.BOTH) for line in lines]
+            if any(line.event.noise_multiplier == 0 for line in lines):
+                return math.inf
             if lines:
                 totals.append(max(costs(lines, min(delta for _, delta in found)).values()))
         return max(totals, default=None)
@@ -176,7 +181,7 @@ class Search:
         Returns
         -------
         float or None
-            What all trials cost; None where nothing is protected.
+            What all trials cost; see `cost`.
         """
         total = self.cost()
         same = set.intersection(*(set(trial.overrides) for trial in self.trials))
@@ -194,21 +199,28 @@ class Search:
                 continue
             path = trial.folder / "run.json"
             record: dict[str, Any] = json.loads(path.read_text())
-            record["search"] = {"job": job, "epsilon": total, "trials": table}
+            record["search"] = {
+                "job": job,
+                "epsilon": None if total == math.inf else total,
+                "protected": total != math.inf,
+                "trials": table,
+            }
             path.write_text(json.dumps(record, indent=2) + "\n")
             artefacts.write_report(trial.folder, html=trial.html)
             artefacts.sign(trial.folder)
         return total
 
 
+def _people(asked: Settings) -> str:
+    """Return whose rows a job reads; files hold the same people, whatever they are called."""
+    return "files" if asked.data.path is not None else asked.data.dataset
+
+
 def _reserved(path: Path) -> dict[str, list[Purpose]]:
-    """Return the schedules that a ledger's runs reserved, as far as they have noise."""
+    """Return the schedules that a ledger's runs reserved."""
     ledger = Ledger.open(path)
     try:
-        return {
-            run.run: [line for line in run.schedule if line.event.noise_multiplier]
-            for run in ledger.runs()
-        }
+        return {run.run: list(run.schedule) for run in ledger.runs()}
     finally:
         ledger.close_file()
 

@@ -18,6 +18,10 @@ from dp_risk.data.ngrams import bucket, ngram_codes
 from dp_risk.data.schema import Categorical, Numeric, Schema, Text
 from dp_risk.types import ConfigurationError, Unit
 
+# How the id of a row begins whose id column is empty: it is known by its content only, which may
+# change, so such a row is never held out (`dp_risk.data.split`).
+NO_ID = b"-"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coded:
@@ -32,7 +36,8 @@ class Coded:
     labels : ndarray of float32, shape (n,)
         0, 1, or NaN where a row without a label was kept.
     ids : ndarray of bytes32, shape (n,)
-        Hexadecimal digest of the stable unit id; private.
+        Hexadecimal digest of the stable unit id; private. It begins with `NO_ID` where the id
+        column is empty.
     """
 
     codes: NDArray[np.int32]
@@ -281,12 +286,15 @@ class Coding:
         ).to_pylist()
         if key is None:
             return _digests([f"row\x1f{row}" for row in content])
-        return _digests(
+        found = _digests(
             [
                 f"row\x1f{row}" if value is None else f"id\x1f{value}"
                 for value, row in zip(keyed, content, strict=True)
             ]
         )
+        bare = np.array([value is None for value in keyed])
+        found[bare] = [NO_ID + digest[1:] for digest in found[bare].tolist()]
+        return found
 
 
 def scale(numbers: NDArray[np.float64], feature: Numeric) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dp_risk.data.files import DELIMITERS, column_names, existing, suffix_of, unreadable
 from dp_risk.data.source import BATCH_ROWS, read_table
+from dp_risk.types import ConfigurationError
 
 # A longer line is left out; public, and far above any record.
 MAX_LINE_BYTES = 1 << 20
@@ -47,6 +48,8 @@ def read_records(path: str | Path) -> pa.Table:
     if suffix not in DELIMITERS:
         return read_table(file)
     names = column_names(file)
+    if any("\r" in name or "\n" in name for name in names) or _one_line(file):
+        raise ConfigurationError(f"{file}: its lines do not end in a line feed")
     batches: list[pa.Table] = [_batch([], names)]
     rows: list[list[str]] = []
     left_out = 0
@@ -78,6 +81,16 @@ def _lines(file: Path) -> Iterator[bytes]:
                     line = stream.readline(MAX_LINE_BYTES)
                 line = b"too long"
             yield line
+
+
+def _one_line(file: Path) -> bool:
+    """Whether the header goes on after a carriage return: line ends of another age."""
+    opener: Any = gzip.open if suffix_of(file).endswith(".gz") else open
+    try:
+        with opener(file, "rb") as stream:
+            return b"\r" in stream.readline(MAX_LINE_BYTES).rstrip(b"\r\n")
+    except (OSError, EOFError, zlib.error):
+        raise unreadable(file) from None
 
 
 def _fields(line: bytes, delimiter: str) -> list[str]:

@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_risk.data.coding import NO_ID
 from dp_risk.types import ConfigurationError
 
 
@@ -29,7 +30,7 @@ def holdout_mask(ids: NDArray[np.bytes_], key: bytes, fraction: float) -> NDArra
     Returns
     -------
     ndarray of bool, shape (n,)
-        True for the holdout; rows with one id agree.
+        True for the holdout; rows with one id agree. A row whose id column is empty never is.
 
     Raises
     ------
@@ -44,4 +45,5 @@ def holdout_mask(ids: NDArray[np.bytes_], key: bytes, fraction: float) -> NDArra
     words = b"".join(blake(unit, digest_size=8, key=key).digest() for unit in ids.tolist())
     # 53 bits are exact in a float, so that a fraction of 1 holds out every unit.
     uniform = (np.frombuffer(words, dtype=">u8") >> np.uint64(11)) / 2.0**53
-    return np.asarray(uniform < fraction)
+    # What has no id of its own might change sides: it stays in training.
+    return np.asarray((uniform < fraction) & (ids.astype("S1") != NO_ID))

@@ -235,6 +235,8 @@ def search(report: Facts) -> str:
     head = ("Trial", "Job", "epsilon", "AUROC", "Low", "High", "Outcome")
     done = sum(job["outcome"] == "done" for job in facts["trials"])
     cost = "nothing" if facts["epsilon"] is None else f"epsilon {_up(facts['epsilon'])}"
+    if not facts.get("protected", True):
+        cost = "what no epsilon bounds, because a trial had no noise,"
     words = (
         f"This run is one of {len(rows)} trials of a sweep, of which {done} finished. Together "
         f"they cost {esc(cost)} at a site (PLD over all that was reserved): that is the figure "

@@ -168,6 +168,11 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
         return ["No differential privacy is claimed for this run.", bound, trust]
     search = run.get("search") or {}
     whole = []
+    if not search.get("protected", True):
+        whole = [
+            f"The run is one of {len(search['trials'])} trials of a sweep of which one had no "
+            "noise: no epsilon bounds a choice among them."
+        ]
     if search.get("epsilon") is not None:
         whole = [
             f"The run is one of {len(search['trials'])} trials of a sweep; a choice among them "

@@ -341,6 +341,31 @@ def test_seeds_of_public_data_are_the_same_people_dealt_out_anew(
     assert record["search"]["epsilon"] == pytest.approx(gaussian_epsilon(mu, 0.99e-5), rel=1e-3)
 
 
+def test_one_file_under_two_names_is_the_same_people(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    said = run("train", "-m", "privacy.epsilon=1", "data.name=aa,bb", *private, "run.dir=out")
+    assert said.code == 0, said.err
+    record = read(tmp_path / "out" / "0" / "run.json")
+    mu = gaussian_mu(record["epsilon_spent"], 0.99e-5)
+    both = gaussian_epsilon(math.sqrt(2) * mu, 0.99e-5)
+    assert record["search"]["epsilon"] == pytest.approx(both, rel=1e-6)
+
+
+def test_a_trial_without_noise_leaves_a_search_unbounded(
+    run: Run, tmp_path: Path, public: list[str]
+) -> None:
+    both = "privacy={epsilon:1,trust:local},{epsilon:null,trust:none}"
+    said = run("train", "-m", both, *public, "run.dir=out")
+    assert said.code == 0, said.err
+    assert "no epsilon bounds a choice" in said.out
+    for job in (0, 1):
+        search = read(tmp_path / "out" / str(job) / "run.json")["search"]
+        assert (search["epsilon"], search["protected"]) == (None, False)
+        page = (tmp_path / "out" / str(job) / "report.html").read_text()
+        assert "what no epsilon bounds" in page
+
+
 def test_private_rows_without_ids_pay_for_both_splits_in_sequence(
     run: Run, tmp_path: Path, private: list[str]
 ) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dp_risk.data.coding import Coding, scale, unscale
 from dp_risk.data.schema import Categorical, Label, Numeric, Schema, Text
 from dp_risk.data.source import builtin_path, read_table
+from dp_risk.data.split import holdout_mask
 from dp_risk.types import ConfigurationError, Unit
 
 SCHEMA = Schema(
@@ -231,3 +232,31 @@ def test_builtin_data(name, rows, slots, numbers, positive):
     assert coded.labels.sum() == positive
     labels = {coding.code_label(int(code)) for code in np.unique(coded.codes)}
     assert not any(label.endswith("other") for label in labels)
+
+
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.ACCOUNT])
+def test_a_row_without_an_id_stays_in_training_whatever_the_features_are(unit):
+    features = {"x": Numeric(low=0, high=9), "k": Categorical(values=("a", "b"))}
+    table = pa.table(
+        {
+            "who": [f"u{i}" if i % 2 else None for i in range(400)],
+            "x": [float(i % 9) for i in range(400)],
+            "k": ["a" if i % 3 else "b" for i in range(400)],
+            "y": ["1" if i % 5 else "0" for i in range(400)],
+        }
+    )
+    bare = np.arange(400) % 2 == 0
+    sides = []
+    for names in (("x", "k"), ("x",)):
+        schema = Schema(
+            name="t",
+            label=Label(column="y", positive=("1",)),
+            features={name: features[name] for name in names},
+            id="who",
+            account="who",
+        )
+        ids = Coding(schema=schema).encode(table, unit=unit).ids
+        sides.append(holdout_mask(ids, b"k" * 32, 0.3))
+        assert not sides[-1][bare].any()
+        assert 20 < sides[-1][~bare].sum() < 110
+    assert np.array_equal(*sides)

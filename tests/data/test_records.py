@@ -68,6 +68,13 @@ def test_parquet_and_nothing_at_all(tmp_path: Path) -> None:
     assert read_records(tmp_path / "a.csv").to_pydict() == {"p": [], "q": []}
 
 
+@pytest.mark.parametrize("content", [b"p,q\r1,2\r3,4\r", b'"p\n",q\n1,2\n'])
+def test_a_file_whose_lines_have_no_end_is_no_empty_site(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="line feed"):
+        read_records(tmp_path / "a.csv")
+
+
 def test_many_lines(tmp_path: Path) -> None:
     count = 70_000
     (tmp_path / "a.csv").write_text("p\n" + "\n".join(map(str, range(count))))

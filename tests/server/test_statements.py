@@ -43,7 +43,17 @@ WRONG: dict[str, list[Any]] = {
     "ledger_head": [None, "0" * 63, 4],
     "ledger_signature": [None, ""],
     "ledger_entries": [None, 0, -1, 1.0, True],
-    "entry": [None, {}, []],
+    "entry": [None, {}, [], {"sequence": "x", "hash": None}, {"sequence": 1, "hash": 5}],
+    "unit": [None, "zz", ["record"]],
+    "adjacency": [None, "replace-one"],
+    "open_run": [{"a": 1}, 7, ""],
+    "run": [
+        None,
+        {},
+        {"id": "x", "epsilon_spent": "y", "rounds": []},
+        {"id": "x", "epsilon_spent": {"train": "y"}, "rounds": {}},
+        {"id": "x", "epsilon_spent": {}, "rounds": {"training": -1}},
+    ],
 }
 
 
