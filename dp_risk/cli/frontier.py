@@ -25,7 +25,7 @@ from dp_risk.evaluation.metrics import auprc, auroc
 from dp_risk.types import Refused, Trust
 
 SCHEMA_VERSION = 1
-_NON_PRIVATE_ROUNDS = 150
+_NON_PRIVATE_ROUNDS = 100
 
 
 def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
