@@ -38,7 +38,7 @@ def progress(title: str, *, as_json: bool) -> Iterator[Step]:
         return
     screen = Console(stderr=True, highlight=False)
     if not screen.is_terminal:
-        yield _quiet
+        yield quiet
         return
     columns = (
         TextColumn("{task.description}"),
@@ -61,7 +61,7 @@ def progress(title: str, *, as_json: bool) -> Iterator[Step]:
         yield step
 
 
-def _quiet(*_: object) -> None:
+def quiet(*_: object) -> None:
     """Show nothing: the output is not a terminal."""
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
+import multiprocessing
 import os
 import shutil
+import signal
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,7 @@ from typing import Any
 from clients.site import Site
 from dp_risk.cli import artefacts, training
 from dp_risk.cli.compose import with_privacy
-from dp_risk.cli.display import console, progress, table
+from dp_risk.cli.display import console, progress, quiet, table
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.data.coding import Coded, Coding
@@ -48,11 +53,19 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     compared: list[dict[str, Any]] = []
     shown: tuple[float, Path] | None = None
     show = console()
-    with tempfile.TemporaryDirectory(prefix="dp-risk-", dir=_scratch()) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="dp-risk-", dir=_scratch()) as scratch,
+        _background(settings) as pool,
+    ):
+        waiting = [
+            pool.apply_async(_baselines, (settings, seed, Path(scratch)))
+            for seed in (settings.frontier.seeds if settings.frontier.baselines else ())
+        ]
         for number, (trust, epsilon, seed) in enumerate(_points(settings)):
             name = f"epsilon {'none' if epsilon is None else format(epsilon, 'g')}, seed {seed}"
             one = _point(settings, trust, epsilon, seed)
-            record, place = _train(one, Path(scratch), number, name, as_json=as_json)
+            with progress(name, as_json=as_json) as step:
+                record, place = _train(one, Path(scratch), number, step)
             utility = record["utility"]
             points.append(
                 {
@@ -77,9 +90,10 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
                     shown = (distance, place)
         if shown is None:
             shown = (0.0, Path(scratch) / "run-0")
-        if settings.frontier.baselines:
-            for seed in settings.frontier.seeds:
-                compared += _baselines(settings, seed, Path(scratch), as_json=as_json)
+        for job in waiting:
+            if not job.ready() and not as_json:
+                show.print("waiting for the baselines")
+            compared += job.get()
         for item in shown[1].iterdir():
             shutil.copy2(item, folder / item.name)
     (folder / "config.yaml").write_text(settings.yaml)
@@ -95,6 +109,20 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     show.print()
     show.print(_summary(points, compared))
     show.print(f"\n{frontier['seconds']:.0f} s in all; report: {folder / 'report.html'}")
+
+
+def _background(settings: Settings) -> Any:
+    """Return one more process for the baselines, killed at the end, or nothing."""
+    if not settings.frontier.baselines:
+        return contextlib.nullcontext()
+    return multiprocessing.get_context("spawn").Pool(1, initializer=_quiet)
+
+
+def _quiet() -> None:
+    # Whoever interrupts the frontier ends this process too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.CRITICAL)
 
 
 def _scratch() -> str | None:
@@ -127,21 +155,22 @@ def _point(settings: Settings, trust: str, epsilon: float | None, seed: int) -> 
 
 
 def _train(
-    settings: Settings, scratch: Path, number: int | str, title: str, *, as_json: bool
+    settings: Settings, scratch: Path, number: int | str, step: training.Progress = quiet
 ) -> tuple[dict[str, Any], Path]:
     place = scratch / f"run-{number}"
     place.mkdir()
     asked = settings.asked.epsilon or 1.0
     sites = make_sites(settings, scratch / f"sites-{number}", lifetime_epsilon=2 * asked + 2)
-    with progress(title, as_json=as_json) as step:
-        record = training.run(settings, place, sites, step, memory=None)
+    record = training.run(settings, place, sites, step, memory=None)
     shutil.rmtree(scratch / f"sites-{number}")
     return record, place
 
 
-def _baselines(
-    settings: Settings, seed: int, scratch: Path, *, as_json: bool
-) -> Iterator[dict[str, Any]]:
+def _baselines(settings: Settings, seed: int, scratch: Path) -> list[dict[str, Any]]:
+    return list(_baseline_lines(settings, seed, scratch))
+
+
+def _baseline_lines(settings: Settings, seed: int, scratch: Path) -> Iterator[dict[str, Any]]:
     one = _point(settings, Trust.NONE, None, seed)
     folders = make_sites(one, scratch / f"sites-baseline-{seed}", lifetime_epsilon=10.0)
     sites = [Site.open(folder) for folder in folders]
@@ -172,9 +201,7 @@ def _baselines(
         together = dataclasses.replace(settings, federation=pool)
         together = with_privacy(together, seed=seed, trust=Trust.LOCAL, epsilon=epsilon)
         name = f"pooled-{epsilon}-{seed}"
-        record, _ = _train(
-            together, scratch, name, f"pooled, epsilon {epsilon:g}, seed {seed}", as_json=as_json
-        )
+        record, _ = _train(together, scratch, name)
         yield {
             "name": "pooled_dp",
             "epsilon": epsilon,
