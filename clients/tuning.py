@@ -19,7 +19,7 @@ from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.models.stepping import Stepper
 from dp_risk.privacy.accounting import DELTA_RESERVE, AnyEvent, Event, calibrate_selection, epsilon
-from dp_risk.privacy.dpsgd import DPSGD, dimension, load_weights
+from dp_risk.privacy.dpsgd import DPSGD, MAX_WEIGHT, dimension, load_weights
 from dp_risk.privacy.gaussian import GaussianCount, GaussianSum
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.plan import TUNING, Purpose, lifetime_excess
@@ -30,7 +30,6 @@ from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split, Tr
 
 # Steps as large and as noisy as those of a run, but fewer; the server's usual momentum.
 _STEPS, _MOMENTUM, _AVERAGING = 10, 0.9, 0.9
-_MAX_WEIGHT = 1e3
 _MOST_CANDIDATES = 1000
 # Repetitions for each candidate, on average: few would often miss the good ones.
 _REPETITIONS = 2
@@ -141,7 +140,7 @@ def uses(*, steps: int, units: int | None) -> int:
 
 
 def _bounded(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-    bounded = {k: np.clip(w, -_MAX_WEIGHT, _MAX_WEIGHT) for k, w in weights.items()}
+    bounded = {k: np.clip(w, -MAX_WEIGHT, MAX_WEIGHT) for k, w in weights.items()}
     return {k: np.nan_to_num(w) for k, w in bounded.items()}
 
 

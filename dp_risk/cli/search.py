@@ -136,7 +136,7 @@ class Search:
         if federation not in self._earlier:
             self._people[federation] = people
             self._earlier[federation] = {
-                path: set(_reserved(path)) for path in federation.glob(f"*/{LEDGER}")
+                path: set(_reserved(path)[0]) for path in federation.glob(f"*/{LEDGER}")
             }
 
     def cost(self) -> float | None:
@@ -164,12 +164,8 @@ class Search:
         best: tuple[float, list[Purpose], float] = (0.0, [], 1.0)
         for path in federation.glob(f"*/{LEDGER}"):
             earlier = self._earlier[federation].get(path, set())
-            lines = [
-                x for run, lines in _reserved(path).items() if run not in earlier for x in lines
-            ]
-            ledger = Ledger.open(path)
-            delta = ledger.account.delta
-            ledger.close_file()
+            runs, delta = _reserved(path)
+            lines = [line for run, new in runs.items() if run not in earlier for line in new]
             cost = max(costs(lines, delta).values(), default=0.0)
             if not best[1] or cost > best[0]:
                 best = (cost, lines, delta)
@@ -216,11 +212,11 @@ def _people(asked: Settings) -> str:
     return "files" if asked.data.path is not None else asked.data.dataset
 
 
-def _reserved(path: Path) -> dict[str, list[Purpose]]:
-    """Return the schedules that a ledger's runs reserved."""
+def _reserved(path: Path) -> tuple[dict[str, list[Purpose]], float]:
+    """Return the schedules that a ledger's runs reserved, and its delta."""
     ledger = Ledger.open(path)
     try:
-        return {run.run: list(run.schedule) for run in ledger.runs()}
+        return {run.run: list(run.schedule) for run in ledger.runs()}, ledger.account.delta
     finally:
         ledger.close_file()
 

@@ -126,10 +126,6 @@ class Bins:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def cells(self, logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
-        """Return the histogram cell of each row (see `score_cells`)."""
-        return score_cells(self.edges, logits, labels)
-
 
 def choose_bins(histogram: ArrayLike, noise_std: float) -> Bins:
     """Choose bins of about equal mass, finer at the top, from noisy positions.

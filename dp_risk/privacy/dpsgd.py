@@ -47,7 +47,7 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 # the rounding of its norm, and of sums: over n units in batches of B at most (B + n / B) n 2^-53
 # clip norms. Worst cases: 2e-4 for a million units one by one, 2e-5 for ten million by 1024.
 _CLIP_MARGIN = 1 - 1e-3
-_MAX_WEIGHT = 1e3
+MAX_WEIGHT = 1e3
 
 
 class _GridOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -198,7 +198,7 @@ class DPSGD:
                 optimizer.original_optimizer.step()
                 with torch.no_grad():
                     for _, p in named:
-                        p.nan_to_num_(nan=0.0).clamp_(-_MAX_WEIGHT, _MAX_WEIGHT)
+                        p.nan_to_num_(nan=0.0).clamp_(-MAX_WEIGHT, MAX_WEIGHT)
         finally:
             model.to_standard_module()
         return {n: t.numpy().copy() for (n, _), t in zip(named, total, strict=True)}
@@ -334,6 +334,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None
         if array.dtype.kind != "f" or array.shape != tuple(tensor.shape):
             raise ValueError("a weight has another shape or type")
         # Also false for NaN.
-        if not (np.abs(array) <= _MAX_WEIGHT).all():
+        if not (np.abs(array) <= MAX_WEIGHT).all():
             raise ValueError("a weight is not finite, or too large for exact clipping")
         tensor.copy_(torch.from_numpy(array.astype(np.float64)))

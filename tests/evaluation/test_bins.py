@@ -56,7 +56,7 @@ def test_bins_hold_about_equal_shares_and_split_the_top(centre: float, spread: f
     rng = np.random.default_rng(0)
     logits = rng.normal(centre, spread, 10_000)
     bins = choose_bins(histogram(logits) + 11 * rng.standard_normal(CELLS), 11.0)
-    held = np.bincount(bins.cells(logits, np.zeros(10_000)), minlength=2 * len(bins))
+    held = np.bincount(score_cells(bins.edges, logits, np.zeros(10_000)), minlength=2 * len(bins))
     held = held[: len(bins)] / 10_000
     assert len(bins) >= 20
     assert held.max() < 0.15
@@ -70,7 +70,9 @@ def test_more_noise_makes_fewer_bins() -> None:
 
 def test_one_score_for_all_makes_bins_all_the_same() -> None:
     bins = choose_bins(histogram(np.full(5000, 0.3)), 5.0)
-    held = np.bincount(bins.cells(np.full(5000, 0.3), np.zeros(5000)), minlength=2 * len(bins))
+    held = np.bincount(
+        score_cells(bins.edges, np.full(5000, 0.3), np.zeros(5000)), minlength=2 * len(bins)
+    )
     assert held.max() == 5000
 
 

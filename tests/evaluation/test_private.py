@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binom
 
-from dp_risk.evaluation.bins import CELLS, HIGH, LOW, Bins, choose_bins, score_position
+from dp_risk.evaluation.bins import CELLS, HIGH, LOW, Bins, choose_bins, score_cells, score_position
 from dp_risk.evaluation.metrics import METRICS, evaluate
 from dp_risk.evaluation.private import estimates, reliability
 from dp_risk.types import ConfigurationError
@@ -31,7 +31,9 @@ def positions(logits: np.ndarray) -> np.ndarray:
 
 
 def counted(bins: Bins, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    return np.bincount(bins.cells(logits, labels), minlength=2 * len(bins)).reshape(2, -1)
+    return np.bincount(score_cells(bins.edges, logits, labels), minlength=2 * len(bins)).reshape(
+        2, -1
+    )
 
 
 def exact(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
