@@ -99,7 +99,7 @@ def steps_charged(
     for charge in charges:
         paid[charge.site, charge.purpose, charge.round].append(charge.steps)
         totals[charge.site, charge.purpose] += charge.steps
-    sites = {one.site for one in (*seen, *charges)}
+    sites = {one.site for one in seen} | {site for site, _ in totals}
     purposes = set(plan_steps) | {purpose for _, purpose in totals}
     off = [
         (site, purpose)
@@ -266,7 +266,9 @@ def sensitivity(changes: Sequence[Change]) -> Check:
     idle = [change for change in broken if change.moved < change.least]
     over = [change for change in broken if change not in idle]
     worst = max(over or idle or changes, key=lambda change: change.share)
-    figure = f"{worst.name} moved {worst.purpose} by {worst.share:.4g} of the allowed {worst.allowed:.4g}"
+    figure = (
+        f"{worst.name} moved {worst.purpose} by {worst.share:.4g} of {worst.allowed:.4g} allowed"
+    )
     if idle and not over:
         figure += f", at least {worst.least:.4g} expected: the probe does not reach the release"
     heavy = [
