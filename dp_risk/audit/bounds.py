@@ -48,8 +48,7 @@ def _upper(successes: ArrayLike, trials: ArrayLike, level: float) -> NDArray[np.
     """Clopper-Pearson upper bounds; counts may be fractional (expected counts)."""
     k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
     full = k >= n
-    bound = betainccinv(k + 1, np.where(full, 1.0, n - k), level)
-    return np.where(full, 1.0, bound)
+    return np.where(full, 1.0, betainccinv(k + 1, np.where(full, 1.0, n - k), level))
 
 
 def clopper_pearson(successes: int, trials: int, level: float) -> float:
@@ -110,7 +109,8 @@ def mu_from_errors(
     false_positive = _upper(false, outside, level / 2)
     false_negative = _upper(missed, inside, level / 2)
     # -Phi^-1(p) is Phi^-1(1 - p) without the loss of digits near 1.
-    return np.maximum(-ndtri(false_positive) - ndtri(false_negative), 0.0)
+    bound: NDArray[np.float64] = np.maximum(-ndtri(false_positive) - ndtri(false_negative), 0.0)
+    return bound
 
 
 def mu_lower(inside: ArrayLike, outside: ArrayLike, *, threshold: float, level: float) -> float:

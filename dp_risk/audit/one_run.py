@@ -189,7 +189,14 @@ def best_guesses(bound: Bound, mu: float, canaries: int, *, delta: float, confid
     -------
     int
         The even number at which the expected count of correct guesses certifies most.
+
+    Raises
+    ------
+    ValueError
+        On a `mu` that is negative or not finite, or another argument out of range.
     """
+    if not 0 <= mu < math.inf:
+        raise ValueError("mu must be finite and at least 0")
     choices = np.unique(np.geomspace(1, max(canaries // 2, 1), _CHOICES).astype(int)) * 2
     choices = choices[choices <= canaries]
     if not choices.size:
@@ -208,7 +215,8 @@ def _precision(mu: float, fraction: float) -> float:
     def beyond(threshold: float) -> tuple[float, float]:
         return float(ndtr(mu / 2 - threshold)), float(ndtr(-mu / 2 - threshold))
 
-    threshold = brentq(lambda t: sum(beyond(t)) - fraction, -1e-9, mu + 10)
+    # Where all are guessed, the two ends meet in the middle.
+    threshold = brentq(lambda t: sum(beyond(t)) - fraction, 0, mu + 10) if fraction < 1 else 0.0
     inside, outside = beyond(threshold)
     return inside / (inside + outside)
 

@@ -60,7 +60,9 @@ def needed(
     goal = share * cost(mu)
     # Epsilon grows at least in proportion to mu wherever it is not zero; zero brackets the rest.
     start = share * mu if cost(share * mu) <= goal else 0.0
-    enough = brentq(lambda candidate: cost(candidate) - goal, start, mu, rtol=1e-4, xtol=1e-9)
+    enough: float = brentq(
+        lambda candidate: cost(candidate) - goal, start, mu, rtol=1e-4, xtol=1e-9
+    )
     ratio, error = 1 / (presence * sampling_rate) - 1, float(ndtr(-mu / 2))
 
     def reaches(inside: int) -> bool:
