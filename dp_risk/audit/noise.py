@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,20 @@ from dp_risk.audit.tails import ALPHA, Tail, binomial, chi_square, verdict
 # With fewer draws a test says little, and the noise's grid begins to show.
 ENOUGH = 8
 _LEVELS = (1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+def planned_std(sensitivity: float, noise_multiplier: float, dimension: int) -> float:
+    """Return the standard deviation of honest noise, by arithmetic of the audit's own.
+
+    Sums are rounded to a grid whose noise has 2**b steps, with the smallest b from 20 for which
+    rounding, sqrt(dimension) steps, costs at most 1 % of the sensitivity
+    (`docs/decisions/002-discrete-gaussian-grid.md`). So the noise is up to 1 % above the product of
+    `sensitivity` and `noise_multiplier`, and never below it.
+    """
+    root = math.sqrt(dimension)
+    bits = max(20, math.ceil(math.log2(101 * noise_multiplier * root)))
+    step = sensitivity / (math.sqrt(4.0**bits - 1 / 12) / noise_multiplier - root)
+    return step * 2.0**bits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
@@ -65,9 +64,9 @@ class Victim:
             self.bench.ask(self.node, "query.close", {"run": plan.run})
         return accepted
 
-    def train(self, plan: Plan, round: int, scale: float = 1.0) -> RecordDict:
-        """Ask for a training round at weights times a scale."""
-        weights = {name: scale * array for name, array in self.weights.items()}
+    def train(self, plan: Plan, round: int, shift: float = 0.0) -> RecordDict:
+        """Ask for a training round, at weights that may be shifted."""
+        weights = {name: array + shift for name, array in self.weights.items()}
         return self.bench.release(self.node, plan, TRAINING, round, weights)
 
 
@@ -149,11 +148,12 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
     again = victim.train(own, 0)
     if wire.RECEIPT not in again:
         yield "the same request was not answered again"
-    elif wire.read_release(again).digest != wire.read_release(first).digest:
+    elif (
+        wire.read_release(again).digest != wire.read_release(first).digest
+        or len(bench.spy.watches[bench.folder(node).name].rounds) != 1
+    ):
         yield "a round was computed twice"
-    elif len(bench.spy.watches[bench.folder(node).name].rounds) != 1:
-        yield "a round was computed twice"
-    if not wire.is_refusal(victim.train(own, 0, scale=2.0)):
+    if not wire.is_refusal(victim.train(own, 0, shift=0.5)):
         yield "a round was answered again with other weights"
     for round in (own.rounds, 10**6, -1):
         if not wire.is_refusal(victim.train(own, round)):
@@ -167,10 +167,11 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
         if unplanned and _answered(bench.release, node, own, purpose, 0, None):
             yield f"{purpose} was answered without being planned"
     site = Site.open(bench.folder(node))
-    paid = {"run": own.run, "plan_digest": own.digest, "purpose": SCORE_BINS, "round": 0}
     if any(line.name == SCORE_BINS for line in own.schedule):
         # As a site that dies between the charge and its answer.
-        site.ledger.pay(**paid, request="0" * 64)
+        site.ledger.pay(
+            run=own.run, plan_digest=own.digest, purpose=SCORE_BINS, round=0, request="0" * 64
+        )
         if _answered(bench.release, node, own, SCORE_BINS, 0, victim.weights):
             yield "a round that died was computed again"
     site.ledger.close_file()
@@ -193,7 +194,7 @@ def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
     steps, epsilon = victim.plan.rounds, lifetime / 2
     # Training alone, so that what was spent is easy to tell.
     noise = calibrate(epsilon, plan.delta, sampling_rate=1.0, count=steps)
-    changes = {
+    changes: dict[str, Any] = {
         "epsilon": epsilon, "noise_multiplier": noise, "sampling_rate": 1.0, "counts_noise": 0.0,
         "score_bins_noise": 0.0, "evaluation_noise": 0.0,
     }  # fmt: skip
@@ -274,7 +275,7 @@ def _chained(path: Path) -> bool:
 
 
 def _cheaper(path: Path) -> None:
-    """Double the noise of a charge and make all hashes anew; the key of the signatures is missing."""
+    """Double the noise of a charge and make all hashes anew; nobody has the key to sign them."""
     connection = sqlite3.connect(path)
     _unguard(connection)
     rows = connection.execute(

@@ -14,7 +14,7 @@ import torch
 
 from dp_risk.audit.accounting import accounting
 from dp_risk.audit.counting import sensitivity
-from dp_risk.audit.findings import Findings
+from dp_risk.audit.findings import Findings, every
 from dp_risk.audit.independence import noise_independence
 from dp_risk.audit.noise import noise_shape, noise_std
 from dp_risk.audit.sampler import sampler
@@ -127,9 +127,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     progress("requests that must be refused", 0.3)
     honest = heard.benches[-1].plan or plan
     refusals = [attack(twins, honest) for attack in attacks.ATTACKS]
-    found = canaries.look(
-        scratch, plan, asked, lambda done: progress("canaries", 0.4 + 0.6 * done)
-    )
+    found = canaries.look(scratch, plan, asked, lambda done: progress("canaries", 0.4 + 0.6 * done))
     bounds, gate, gate_epsilon = canaries.results(found, plan, asked)
     noise.append(found.noise)
     benches = [seen.bench, *heard.benches]
@@ -142,9 +140,9 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
             sensitivity([c for c in moved if c.name != HEAVY]), name="malformed_units"
         ),
         sampler(observed.batches(seen), plan.sampling_rate),
-        observed.steps_charged(benches),
+        every([observed.steps_charged(bench) for bench in benches]),
         observed.reads(benches),
-        transcript(heard.without, heard.with_unit),
+        every([transcript(heard.without, runs) for runs in heard.with_unit.values()]),
         observed.splits_disjoint(heard.benches),
         observed.system_randomness(benches),
         *refusals,

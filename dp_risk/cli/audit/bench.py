@@ -172,10 +172,16 @@ def fields(request: Message, reply: Message) -> dict[str, Any]:
         for key, value in record.items():
             if isinstance(record, ArrayRecord):
                 array = value.numpy()
+                # How many bins there are is the server's choice, from what was released before.
+                edges = wire.read_request(request).values.get("edges")
+                if edges is not None:
+                    out[f"{name}.{key}.unasked"] = array.size - 2 * (len(edges) + 1)
+                    array = array[:1]
+                else:
+                    out[f"{name}.{key}.bytes"] = len(value.data)
                 out[f"{name}.{key}"] = array
-                out[f"{name}.{key}.bytes"] = len(value.data)
             elif key == "json":
-                out[f"{name}"] = json.loads(str(value))
+                out[name] = json.loads(str(value))
             else:
                 out[f"{name}.{key}"] = value
     return out

@@ -70,9 +70,7 @@ class Canaries:
         )
 
 
-def look(
-    scratch: Scratch, plan: Plan, asked: Audit, progress: Callable[[float], None]
-) -> Canaries:
+def look(scratch: Scratch, plan: Plan, asked: Audit, progress: Callable[[float], None]) -> Canaries:
     """Do probe runs until there are enough observations, or the time is over.
 
     Parameters
@@ -95,11 +93,13 @@ def look(
         share=asked.share,
         confidence=asked.confidence,
     )
-    started, runs, found = time.monotonic(), [], 0
+    started, found = time.monotonic(), 0
+    runs: list[Seen] = []
     options = {"codes": codes, "rows": asked.units}
-    silent = probe(_without_noise(scratch), _short(plan), number=-1, **options)
+    silent = probe(_without_noise(scratch), _short(plan), number=0, **options)
     with _workers(asked.processes) as submit:
-        waiting, number = [], 0
+        waiting: list[Callable[[], Any]] = []
+        number = 1
         while found < wanted:
             over = time.monotonic() - started > asked.seconds
             # A run that does not begin is not missed: how many there are depends on the time only.
@@ -120,7 +120,7 @@ def _cheap(scratch: Scratch) -> int:
     """Return how many canaries a site may have without being slow."""
     reserved = scratch.reserved(codes=_LEAST_CODES, slots=SLOTS)
     module = scratch.module(reserved)
-    width = dict(module.named_parameters())[embedding(module, reserved)][0].numel()
+    width = int(dict(module.named_parameters())[embedding(module, reserved)][0].numel())
     return max(_LEAST_CODES, min(_MOST_CODES, _COORDINATES // width))
 
 
@@ -160,7 +160,7 @@ def results(found: Canaries, plan: Plan, asked: Audit) -> tuple[list[Result], Ch
     inside, outside = found.joined("inside"), found.joined("outside")
     steps = plan.rounds * plan.steps_per_round
     canaries = sum(len(seen.present) for seen in found.runs)
-    common = {
+    common: dict[str, Any] = {
         "canaries": canaries,
         "sampling_rate": plan.sampling_rate,
         "steps": steps,
@@ -193,7 +193,7 @@ def claimed_mu(plan: Plan) -> float:
 
 def controls(found: Canaries, plan: Plan, asked: Audit) -> list[dict[str, Any]]:
     """Return the same bound where it must be large, and where it must be 0."""
-    common = {
+    common: dict[str, Any] = {
         "sampling_rate": plan.sampling_rate,
         "steps": plan.rounds * plan.steps_per_round,
         "delta": plan.delta,

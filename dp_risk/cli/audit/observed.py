@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clients.site import LEDGER
 from dp_risk.audit import counting
@@ -91,43 +92,45 @@ def _is(paid: Paid, purpose: str) -> bool:
     return paid.key[1] == purpose
 
 
-def steps_charged(benches: Sequence[Bench]) -> Check:
-    """Check that every computed round was charged once, for all of its steps, and was planned."""
-    seen, charges, planned, released = [], [], 0, 0
-    for number, bench in enumerate(benches):
-        plan = bench.plan
-        assert plan is not None
-        lines = {line.name: line for line in plan.schedule}
-        planned += len(bench.nodes) * sum(line.rounds for line in plan.schedule)
-        released += len(bench.releases)
-        for node in bench.nodes:
-            site, watch = f"{number}/{bench.folder(node).name}", _watch(bench, node)
-            for paid in watch.rounds:
-                run, purpose, round = paid.key
-                steps = len(paid.steps) if purpose == TRAINING else 1
-                where = {"site": site, "purpose": purpose, "round": round}
-                seen.append(counting.Seen(**where, steps=steps, reads=paid.whole))
-            ledger = Ledger.open(bench.folder(node) / LEDGER)
-            for entry in ledger.entries():
-                if entry.kind == "charge" and entry.body["run"] == plan.run:
-                    body = entry.body
-                    line = lines[body["purpose"]]
-                    charges.append(
-                        counting.Charge(
-                            site=site,
-                            purpose=body["purpose"],
-                            round=body["round"],
-                            steps=int(body["event"]["count"]) // plan.max_sites_per_unit
-                            if body["event"] == line.event.to_dict()
-                            else 0,
-                        )
-                    )
-            ledger.close_file()
-    return counting.steps_charged(seen, charges, planned=planned, released=released)
+def steps_charged(bench: Bench) -> Check:
+    """Check that every computed or released round was charged once, for all of its steps."""
+    plan = bench.plan
+    assert plan is not None
+    seen = [
+        counting.Seen(site=site, purpose=r.purpose, round=r.round, steps=0, reads=1)
+        for site, r in bench.releases
+    ]
+    charges = []
+    for node in bench.nodes:
+        site = bench.folder(node).name
+        for paid in bench.spy.watches[site].rounds:
+            _, purpose, round = paid.key
+            steps = len(paid.steps) if purpose == TRAINING else 1
+            seen.append(
+                counting.Seen(site=site, purpose=purpose, round=round, steps=steps, reads=1)
+            )
+        charges += _charges(bench.folder(node), plan)
+    planned = {line.name: line.total.count // plan.max_sites_per_unit for line in plan.schedule}
+    return counting.steps_charged(seen, charges, planned)
 
 
-def _watch(bench: Bench, node: int) -> Watch:
-    return bench.spy.watches[bench.folder(node).name]
+def _charges(folder: Path, plan: Plan) -> list[counting.Charge]:
+    """Return a run's charges; one for another event than the plan's pays for no step."""
+    events = {line.name: line.event.to_dict() for line in plan.schedule}
+    ledger = Ledger.open(folder / LEDGER)
+    bodies = [e.body for e in ledger.entries() if e.kind == "charge" and e.body["run"] == plan.run]
+    ledger.close_file()
+    return [
+        counting.Charge(
+            site=folder.name,
+            purpose=body["purpose"],
+            round=body["round"],
+            steps=int(body["event"]["count"]) // plan.max_sites_per_unit
+            if body["event"] == events.get(body["purpose"])
+            else 0,
+        )
+        for body in bodies
+    ]
 
 
 def reads(benches: Sequence[Bench]) -> Check:
@@ -166,10 +169,7 @@ def _beyond(paid: Paid) -> int:
 def system_randomness(benches: Sequence[Bench]) -> Check:
     """Check that every paid round drew a key of its own from the operating system."""
     rounds = [
-        paid
-        for bench in benches
-        for watch in bench.spy.watches.values()
-        for paid in watch.rounds
+        paid for bench in benches for watch in bench.spy.watches.values() for paid in watch.rounds
     ]
     dry = [paid for paid in rounds if paid.fresh_bytes < _FRESH_BYTES]
     seeded = [b for b in benches if b.plan and b.plan.randomness == RandomnessKind.SEEDED]
@@ -182,7 +182,8 @@ def system_randomness(benches: Sequence[Bench]) -> Check:
 
 def splits_disjoint(benches: Sequence[Bench]) -> Check:
     """Check that no unit was read for training in one run and for evaluation in another."""
-    train, holdout = [], []
+    train: list[NDArray[np.bytes_]] = []
+    holdout: list[NDArray[np.bytes_]] = []
     for bench in benches:
         for watch in bench.spy.watches.values():
             for purpose, ids in watch.ids.items():
@@ -217,9 +218,11 @@ def claims(observed: Observed) -> list[Claim]:
             )
             by_split.setdefault(line.split, []).append(spent)
     for split, parts in by_split.items():
-        asked = {"delta": plan.delta, "spent": parts}
+        asked: dict[str, Any] = {"delta": plan.delta, "spent": parts}
         found.append(Claim(name=f"the plan ({split})", epsilon=float(plan.epsilon or 0), **asked))
-        found.append(Claim(name=f"run.json ({split})", epsilon=float(record["epsilon_spent"]), **asked))
+        found.append(
+            Claim(name=f"run.json ({split})", epsilon=float(record["epsilon_spent"]), **asked)
+        )
         ledger = Ledger.open(observed.bench.folder(observed.bench.nodes[0]) / LEDGER)
         balance, order = ledger.state.balances[Split(split)], ledger.filter.order
         ledger.close_file()
@@ -227,4 +230,3 @@ def claims(observed: Observed) -> list[Claim]:
             Claim(name=f"the filter ({split})", epsilon=balance.spent_epsilon, order=order, **asked)
         )
     return found
-

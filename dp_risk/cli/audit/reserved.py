@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from clients.shard import Shard
-from clients.site import KEY, SITE, founders
+from clients.site import founders
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.data.ngrams import bucket
@@ -143,27 +143,25 @@ def _ids(words: list[str], kind: pa.DataType) -> Any:
     return words
 
 
+def _shard(folder: Path) -> Shard:
+    return founders(folder)[1]
+
+
 def table_of(folder: Path) -> pa.Table:
     """Return a scratch site's rows."""
-    return read_table(folder / _data(folder))
-
-
-def _data(folder: Path) -> str:
-    return str(yaml.safe_load((folder / SITE).read_text())["data"])
+    return read_table(_shard(folder).path)
 
 
 def replace_rows(folder: Path, table: pa.Table) -> None:
     """Write a scratch site's rows; the site must not have been opened yet."""
-    pq.write_table(table, folder / _data(folder))
+    pq.write_table(table, _shard(folder).path)
 
 
 def side(folder: Path, reserved: Reserved, rows: pa.Table) -> NDArray[np.bool_]:
     """Return which of some rows a site holds out, shape (n,)."""
-    key = bytes.fromhex((folder / KEY).read_text().strip())
-    about = yaml.safe_load((folder / SITE).read_text())
-    unit = yaml.safe_load((folder / "policy.yaml").read_text())["unit"]
-    ids = reserved.coding.encode(rows, unit=Unit(unit)).ids
-    return np.asarray(holdout_mask(ids, key, float(about["holdout"])))
+    shard = _shard(folder)
+    ids = reserved.coding.encode(rows, unit=Unit(shard.unit)).ids
+    return np.asarray(holdout_mask(ids, shard.key, shard.holdout))
 
 
 def plant(
@@ -196,7 +194,7 @@ def plant(
 
 def coded_folder(folder: Path) -> Path:
     """Return where a scratch site's coded rows are; they are coded now if they were not."""
-    _, shard, _, _ = founders(folder)
+    shard = _shard(folder)
     _ = shard.train
     return shard.folder
 

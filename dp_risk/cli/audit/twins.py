@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,15 @@ from dp_risk.audit.counting import Change
 from dp_risk.audit.noise import Residuals, planned_std
 from dp_risk.cli.audit.bench import Bench
 from dp_risk.cli.audit.probe import gradients
-from dp_risk.cli.audit.reserved import Reserved, coded_folder, plant, replace_rows, side, table_of
+from dp_risk.cli.audit.reserved import (
+    COLUMN,
+    Reserved,
+    coded_folder,
+    plant,
+    replace_rows,
+    side,
+    table_of,
+)
 from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
 from dp_risk.cli.settings import Settings
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
@@ -161,9 +168,7 @@ def _releases(
     """Ask one site for everything that there is, with repeatable noise."""
     bench = Bench(twins.settings, [site])
     [node] = bench.nodes
-    plan = comparable(
-        bench, twins, configured, run="pair", randomness=RandomnessKind.SEEDED
-    )
+    plan = comparable(bench, twins, configured, run="pair", randomness=RandomnessKind.SEEDED)
     if wire.is_refusal(bench.enrol(node, plan)):
         return {}
     return everything(bench, plan, start)
@@ -236,17 +241,17 @@ def transcripts(twins: Twins, *, repeats: int) -> Transcripts:
 
     def run(name: str, unit: str | None) -> list[dict[str, Any]]:
         bench = Bench(twins.settings, [twins.copy(name, unit)], transcript=True)
-        folder = twins.scratch.folder / f"{name}-run"
-        record = bench.run(folder)
+        bench.run(twins.scratch.folder / f"{name}-run")
         benches.append(bench)
-        rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-        return [*bench.messages, {"run.json": record}, *({"rounds": line} for line in rounds)]
+        return bench.messages
 
-    without = [run(f"spied-without-{n}", None) for n in range(repeats)]
-    with_unit = {
-        unit: [run(f"spied-{unit}-{n}", unit) for n in range(repeats)]
-        for unit in (HEAVY, UNREADABLE)
-    }
+    without: list[list[dict[str, Any]]] = []
+    with_unit: dict[str, list[list[dict[str, Any]]]] = {HEAVY: [], UNREADABLE: []}
+    # In turns, so that what drifts with time is constant on neither side.
+    for number in range(repeats):
+        without.append(run(f"spied-without-{number}", None))
+        for unit, found in with_unit.items():
+            found.append(run(f"spied-{unit}-{number}", unit))
     # The same people in another order, and some new ones: nobody may change sides.
     bench = Bench(twins.settings, [_edited(twins)])
     bench.run(twins.scratch.folder / "spied-edited-run")
@@ -258,8 +263,7 @@ def _edited(twins: Twins) -> Path:
     copy = twins.copy("spied-edited")
     table = table_of(copy)
     more = twins.scratch.rows(_ROWS + 7, seed=1)
-    empty = table.schema.field(table.num_columns - 1)
-    more = more.append_column(empty, [[None] * more.num_rows])
+    more = more.append_column(COLUMN, pa.nulls(more.num_rows, pa.string()))
     order = np.arange(table.num_rows)[::-1]
     mixed = [table.take(order), more.cast(table.schema)]
     replace_rows(copy, pa.concat_tables(mixed))
