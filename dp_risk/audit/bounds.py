@@ -23,7 +23,8 @@ WHITE_BOX_ASSUMPTIONS = (
     "Batches are Poisson samples at the configured rate, as logged (check sampler).",
 )
 # The loss grid has _CELLS * max(2, mu) cells per standard deviation of one step's loss. What it
-# adds is of second order in their size: below _EXCESS of epsilon, which is taken off.
+# adds is of second order in their size: below _EXCESS of epsilon, or, where epsilon is itself a
+# few cells, below a twentieth of one. Both are taken off.
 _CELLS = 10
 _EXCESS = 2e-3
 
@@ -151,9 +152,10 @@ def gaussian_epsilon(
     The epsilon of `steps` Poisson-sampled Gaussian mechanisms with sensitivity/noise ratio `mu`,
     under add/remove adjacency. Without sampling it is exact (Balle & Wang 2018, Theorem 8).
     With sampling it is the pessimistic privacy loss distribution of `dp_accounting` (Doroshenko
-    et al. 2022) on a grid that follows the loss of one step, less two parts in a thousand: more
-    than what the grid adds, so that the value does not exceed the truth. An optimistic
-    distribution is no use here, for it loses a part of every one of many steps.
+    et al. 2022) on a grid that follows the loss of one step, less two parts in a thousand and a
+    twentieth of a cell: more than what the grid adds, so that the value does not exceed the
+    truth. An optimistic distribution is no use here, for it loses a part of every one of many
+    steps.
 
     Parameters
     ----------
@@ -188,12 +190,12 @@ def gaussian_epsilon(
         return _unsampled(mu * math.sqrt(steps), delta)
     from dp_accounting.pld import privacy_loss_distribution as pld
 
+    cell = _spread(mu, sampling_rate) / (_CELLS * max(2.0, mu))
     loss = pld.from_gaussian_mechanism(
-        1 / mu,
-        sampling_prob=sampling_rate,
-        value_discretization_interval=_spread(mu, sampling_rate) / (_CELLS * max(2.0, mu)),
+        1 / mu, sampling_prob=sampling_rate, value_discretization_interval=cell
     )
-    return float(loss.self_compose(steps).get_epsilon_for_delta(delta)) * (1 - _EXCESS)
+    epsilon = float(loss.self_compose(steps).get_epsilon_for_delta(delta))
+    return max(0.0, epsilon * (1 - _EXCESS) - cell / 20)
 
 
 def _unsampled(mu: float, delta: float) -> float:
