@@ -22,7 +22,7 @@ def _white(group: Residuals) -> NDArray[np.float64]:
     Centred rounds go through Helmert contrasts, which are independent: contrast k compares round
     k + 1 with the mean of those before it.
     """
-    values = group.values / group.std
+    values = group.scores
     if not group.centred:
         return values
     k = np.arange(1, group.rounds_worth + 1)[:, None]
@@ -120,7 +120,7 @@ def _pooled(group: Residuals, white: NDArray[np.float64]) -> Iterator[Tail]:
 def _repeats(group: Residuals) -> Tail:
     """Count vectors that were released more than once."""
     coordinates = group.values.shape[2]
-    cells = np.rint(np.clip(group.values / group.std / _CELL, -(2.0**62), 2.0**62))
+    cells = np.rint(np.clip(group.scores / _CELL, -(2.0**62), 2.0**62))
     vectors = np.ascontiguousarray(cells.reshape(-1, coordinates).astype(np.int64))
     seen = {vector.tobytes() for vector in vectors}
     repeated = len(vectors) - len(seen)
@@ -153,20 +153,19 @@ def noise_independence(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> 
     groups = [group for group in groups if group.draws]
     whites = [_white(group) for group in groups]
     tails: list[Tail] = []
-    with np.errstate(over="ignore", invalid="ignore"):
-        for group, white in zip(groups, whites, strict=True):
-            tails += [*_pairs(group, white), *_pooled(group, white), _repeats(group)]
-        for (a, first), (b, second) in itertools.combinations(enumerate(whites), 2):
-            shared = min(first.shape[2], second.shape[2])
-            if shared < ENOUGH:
-                continue
-            flat = [white[..., :shared].reshape(-1, shared) for white in (first, second)]
-            value, pairs, _ = _closest(*(rows[_some(len(rows))] for rows in flat))
-            tails.append(
-                Tail(
-                    p_value=float(cosine(value, shared)) * pairs,
-                    figure=f"correlation {value:.3f} between {groups[a].name} and {groups[b].name}",
-                )
+    for group, white in zip(groups, whites, strict=True):
+        tails += [*_pairs(group, white), *_pooled(group, white), _repeats(group)]
+    for (a, first), (b, second) in itertools.combinations(enumerate(whites), 2):
+        shared = min(first.shape[2], second.shape[2])
+        if shared < ENOUGH:
+            continue
+        flat = [white[..., :shared].reshape(-1, shared) for white in (first, second)]
+        value, pairs, _ = _closest(*(rows[_some(len(rows))] for rows in flat))
+        tails.append(
+            Tail(
+                p_value=float(cosine(value, shared)) * pairs,
+                figure=f"correlation {value:.3f} between {groups[a].name} and {groups[b].name}",
             )
+        )
     draws = sum(group.draws for group in groups)
     return verdict(name, tails, f"nothing repeats or correlates in {draws} draws", alpha=alpha)

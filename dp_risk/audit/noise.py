@@ -15,6 +15,7 @@ from dp_risk.audit.tails import ALPHA, Tail, binomial, chi_square, verdict
 
 # With fewer draws a test says little, and the noise's grid begins to show.
 ENOUGH = 8
+_CUT = 1e100
 _LEVELS = (1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 
 
@@ -65,6 +66,12 @@ class Residuals:
             raise ValueError("the planned standard deviation must be positive and finite")
 
     @property
+    def scores(self) -> NDArray[np.float64]:
+        """Values in planned standard deviations, cut where their squares would overflow."""
+        with np.errstate(over="ignore"):
+            return np.clip(self.values / self.std, -_CUT, _CUT)
+
+    @property
     def rounds_worth(self) -> int:
         """Independent rounds: one less where the mean was subtracted."""
         return max(int(self.values.shape[1]) - int(self.centred), 0)
@@ -107,8 +114,7 @@ def noise_std(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
     noiseless = 0
     for group in groups:
         sites, rounds, coordinates = group.values.shape
-        with np.errstate(over="ignore"):
-            square = np.square(group.values / group.std)
+        square = np.square(group.scores)
         # A round keeps all its draws, but a subtracted mean takes 1/rounds of their variance.
         kept = group.rounds_worth / max(rounds, 1)
         families = {
@@ -175,7 +181,7 @@ def noise_shape(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
     for group in groups:
         if not group.draws:
             continue
-        scores = group.values / group.std
+        scores = group.scores
         if group.centred:
             sites, rounds, coordinates = scores.shape
             taken = np.add.outer(np.arange(sites), np.arange(coordinates)) % rounds

@@ -240,7 +240,7 @@ def test_values_that_are_not_finite_fail(check, value):
 
 @pytest.mark.parametrize(("shape", "std"), [((3, 4), 1.0), ((1, 2, 3), 0.0), ((1, 2, 3), np.nan)])
 def test_wrong_residuals_are_refused(shape, std):
-    with pytest.raises(ValueError, match="residuals|standard deviation"):
+    with pytest.raises(ValueError, match=r"residuals|standard deviation"):
         Residuals(name="x", values=np.zeros(shape), std=std)
 
 

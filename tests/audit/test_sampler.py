@@ -27,8 +27,8 @@ def check(steps, units=UNITS, rate=RATE):
     ("units", "rate", "steps"), [(40, 0.1, 20), (200, 0.02, 5), (5, 0.5, 60), (1, 0.3, 30)]
 )
 def test_poisson_fails_as_often_as_stated(units, rate, steps):
-    # At level .05 in 400 runs; never more than a binomial bound of 1e-7 allows.
-    rng, runs, level = np.random.default_rng(1), 400, 0.05
+    # At level .05 in 200 runs; never more than a binomial bound of 1e-7 allows.
+    rng, runs, level = np.random.default_rng(1), 200, 0.05
     failed = sum(
         not sampler(
             [Batches(site="a", units=units, steps=poisson(rng, units, rate, steps))],
