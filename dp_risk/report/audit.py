@@ -29,7 +29,7 @@ from dp_risk.report.words import (
 
 Facts = Mapping[str, Any]
 
-_PASSED, _FAILED = "✓ passed", "✗ failed"
+_PASSED, _FAILED = "✓\u00a0passed", "✗\u00a0failed"
 
 
 def verdict(report: Facts) -> str:
@@ -66,8 +66,8 @@ def verdict(report: Facts) -> str:
 def _falsified(facts: Facts) -> str:
     failed = [check for check in facts["checks"] if not check["passed"]]
     items = "".join(
-        f"<li><b>{esc(check['name'])}</b>: did not hold: {esc(_looks_at(check['name']))} "
-        f'<span class="figure">{esc(check["figure"])}</span></li>'
+        f"<li><b>{esc(check['name'])}</b> {esc(check['figure'])}"
+        f'<span class="expected">Must hold: {esc(_looks_at(check["name"]))}</span></li>'
         for check in failed
     )
     count = f"{len(failed)} of {len(facts['checks'])} checks failed"
@@ -152,7 +152,7 @@ def checks(report: Facts) -> str:
     ]
     marked = [i for i, check in enumerate(rows) if not check["passed"]]
     caption = "Failed checks first" if marked else "All held"
-    head = ("Check", "Result", "Found", "Holds when")
+    head = ("Check", "Result", "Found", "What must hold")
     return section("checks", "Checks", table(caption, head, body, marked))
 
 
@@ -169,7 +169,7 @@ def scores(report: Facts) -> str:
     note = (
         "Each observation is a released sum in the direction of one canary. The further the two "
         "distributions lie apart, the more a release tells"
-        + (f"; their spread is {number(spread)}, and a canary moves them by 1." if spread else ".")
+        + (f"; their spread is {spread:.4g}, and a canary moves them by 1." if spread else ".")
         + " Triangles mark the means."
     )
     body: list[list[Cell]] = [
@@ -193,7 +193,9 @@ def tradeoff(report: Facts) -> str:
     points = report["audit"]["tradeoff"]
     if not points:
         return ""
-    legend = _legend((("c1", "claimed"), ("c0", "measured"), ("c6", "guessing")))
+    legend = _legend(
+        (("c1", "claimed"), ("c0", "measured"), ("c6", "guessing"), ("falsifies", "would falsify"))
+    )
     note = (
         "A test that tells from the releases whether a unit took part makes two kinds of errors. "
         "The claim says that none gets below the claimed curve. A dashed line is the lower "
@@ -227,15 +229,15 @@ def sensitivity(report: Facts) -> str:
     body: list[list[Cell]] = [
         [
             row["unit"],
+            "✗\u00a0too far" if row["over"] else "✓\u00a0within",
             PURPOSE_WORDS.get(row["purpose"], row["purpose"]),
             number(row["moved"], 4),
             number(row["allowed"], 4),
-            "✗ too far" if row["over"] else "✓ within",
         ]
         for row in rows
     ]
     over = [i for i, row in enumerate(rows) if row["over"]]
-    head = ("Unit", "Purpose", "Moved", "Allowed", "Result")
+    head = ("Unit", "Result", "Purpose", "Moved", "Allowed")
     listed = table("One unit more or less", head, body, over)
     note = "Each unit was added to one site's rows, with the same noise before and after."
     return section(
@@ -252,8 +254,7 @@ def controls(report: Facts) -> str:
     if not rows:
         return ""
     body: list[list[Cell]] = [
-        [row["name"], str(row["expected"] or "–"), _down(row["epsilon_lower_bound"])]  # noqa: RUF001
-        for row in rows
+        [row["name"], number(row["expected"]), _down(row["epsilon_lower_bound"])] for row in rows
     ]
     head = ("Control", "Expected", "Lower bound")
     note = "<p>The same attack, where the answer is known: can it find what is there?</p>"

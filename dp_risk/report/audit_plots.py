@@ -37,7 +37,7 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
     high = 1.08 * max([inner, min(_BEYOND * inner, max(ceilings, default=0.0))])
     x = svg.Scale(low=0.0, high=high, start=left, end=right)
     bottom = top + step * len(rows)
-    body = []
+    body, labels = [], []
     marks = svg.ticks(0.0, high, 4 if width < 600 else 8)
     for mark in marks:
         words = svg.tick_label(mark, marks[1] - marks[0] if len(marks) > 1 else high)
@@ -61,10 +61,11 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
             f'<rect x="{left:.1f}" y="{at + 24:.1f}" width="{max(2.0, x(bound) - left):.1f}" '
             f'height="14" class="bound {kind}{faint}"/>'
         )
-        words = f"{row['label']}: {_down(row.get('epsilon_lower_bound'))}"
+        words = f": {_down(row.get('epsilon_lower_bound'))}"
         if ceiling is not None:
             words += f", ceiling {number(ceiling, 2)}"
-        body.append(svg.text(left, at + 17, svg.shorten(words, characters), "label halo"))
+        words = svg.shorten(str(row["label"]), max(8, characters - len(words))) + words
+        labels.append(svg.text(left + 4, at + 17, words, "label halo"))
     if claimed is not None:
         body.append(svg.line(x(claimed), top - 8, x(claimed), bottom, "claimed"))
         near_end = x(claimed) > (left + right) / 2
@@ -74,7 +75,7 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
     body.append(svg.line(left, top, left, bottom, "axis"))
     body.append(svg.text((left + right) / 2, bottom + 34, "epsilon", "axis-title", "middle"))
     title = f"Claimed epsilon against {len(rows)} lower bounds"
-    return svg.picture(width, bottom + 40, title, "".join(body), cls)
+    return svg.picture(width, bottom + 40, title, "".join(body + labels), cls)
 
 
 def scores(facts: Facts, *, width: float, cls: str) -> str:
@@ -154,7 +155,6 @@ def tradeoff(points: Sequence[Facts], *, width: float, cls: str) -> str:
         region = [(x(0.0), y(0.0)), *lines["claimed"]]
         body.append(svg.path(region, "falsifies", close=True))
         body.append(svg.path(lines["claimed"], "curve c1"))
-        body.append(svg.text(x(0.0) + 8, y(0.0) - 8, "would falsify", "falsifies-text"))
     body.append(svg.path(lines["low"], "curve thin dashed c0"))
     body.append(svg.path(lines["measured"], "curve c0"))
     return svg.picture(
@@ -178,7 +178,7 @@ def sensitivity(rows: Sequence[Facts], *, width: float, cls: str) -> str:
     units, named = list(dict.fromkeys(row["unit"] for row in rows)), purposes(rows)
     room = 15 if width < 600 else 28
     characters = min(max((len(unit) for unit in units), default=0), room)
-    left, right, top, step = characters * svg.CHARACTER + 16, width - 16, 30.0, 27.0
+    left, right, top, step = characters * svg.CHARACTER + 16, width - 16, 30.0, 34.0
     most = max([1.0, *(min(row["share"], _BEYOND) for row in rows)])
     x = svg.Scale(low=0.0, high=1.1 * most, start=left, end=right)
     bottom = top + step * len(units)
@@ -196,10 +196,14 @@ def sensitivity(rows: Sequence[Facts], *, width: float, cls: str) -> str:
         for row in rows:
             if row["unit"] == unit:
                 k = named.index(row["purpose"])
-                shift = 5.0 * (k - (len(named) - 1) / 2) if len(named) <= 4 else 0.0
+                shift = 7.0 * (k - (len(named) - 1) / 2) if len(named) <= 4 else 0.0
                 words = f"{unit}, {row['purpose']}: {row['share']:.4g} of what is allowed"
+                place, height = x(row["share"]), at + shift
                 colour = "mark over" if row["over"] else f"mark c{k % 7}"
-                body.append(svg.marker(k, x(row["share"]), at + shift, colour, words))
+                body.append(svg.marker(k, place, height, colour, words))
+                if row["over"]:
+                    size = number(row["share"], 2)
+                    body.append(svg.text(place - 9, height + 4, size, "over-text halo", "end"))
     label = "moved / allowed" if width < 600 else "moved, as a part of what is allowed"
     body.append(svg.text((left + right) / 2, bottom + 34, label, "axis-title", "middle"))
     title = f"How far {len(units)} kinds of units moved a sum"

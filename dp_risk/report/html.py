@@ -39,7 +39,7 @@ def prose(sentences: Sequence[object]) -> str:
 
 def percent(share: float | None) -> str:
     """Return a share in [0, 1] as percent with the decimals that it needs, up to four."""
-    return number(None) if share is None else f"{round(100 * share, 4):g} %"
+    return number(None) if share is None else f"{round(100 * share, 4):g}\u00a0%"
 
 
 def figures(shown: Mapping[str, object]) -> str:

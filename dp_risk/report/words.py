@@ -66,9 +66,9 @@ CHECK_WORDS = {
 }
 
 GUARANTEE_WORDS = {
-    "bound": "holds without conditions",
-    "conditional": "holds if the assumptions do",
-    "heuristic": "no guarantee, does not count",
+    "bound": "unconditional",
+    "conditional": "if its assumptions hold",
+    "heuristic": "none; not counted",
 }
 
 VERDICT_WORDS = {True: "Claim falsified", False: "Claim not falsified"}
