@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clients import answers
-from clients.shard import Shard
+from clients import answers, site
 from dp_risk.privacy import accounting, dpsgd, gaussian, plan
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.gaussian import GaussianHistogram, GaussianQuantiles
@@ -76,11 +75,6 @@ def _rows_counted_whole(monkeypatch: Patches) -> None:
 
 
 def _evaluates_train_rows(monkeypatch: Patches) -> None:
-    units = Shard.units
-
-    def train(self: Shard, split: Split, cap: int | None) -> Any:
-        return units(self, Split.TRAIN, cap)
-
     compute = answers.compute
 
     def wrong(plan: Any, purpose: str, shard: Any, *rest: Any) -> Any:
@@ -88,8 +82,7 @@ def _evaluates_train_rows(monkeypatch: Patches) -> None:
             shard = _Train(shard)
         return compute(plan, purpose, shard, *rest)
 
-    del train
-    monkeypatch.setattr("clients.site.compute", wrong)
+    monkeypatch.setattr(site, "compute", wrong)
 
 
 class _Train:
@@ -109,10 +102,11 @@ def _looser_delta(monkeypatch: Patches) -> None:
 
 def _central_limit(monkeypatch: Patches) -> None:
     def clt(events: tuple[Event, ...], delta: float) -> float:
-        variance = sum(
-            e.sampling_rate**2 * e.count * math.expm1(1 / e.noise_multiplier**2) for e in events
-        )
-        return accounting.gaussian_epsilon(math.sqrt(variance), delta)
+        def square(event: Event) -> float:
+            q, one = event.sampling_rate, 1 / event.noise_multiplier**2
+            return event.count * (one if q == 1 else q**2 * math.expm1(one))
+
+        return accounting.gaussian_epsilon(math.sqrt(sum(map(square, events))), delta)
 
     monkeypatch.setattr(accounting, "_epsilon", clt)
 
@@ -153,9 +147,7 @@ DEFECTS = (
         checks=("reads_in_mechanisms", "splits_disjoint"),
         plant=_evaluates_train_rows,
     ),
-    Defect(
-        name="priced at a hundred times delta", checks=("accounting",), plant=_looser_delta
-    ),
+    Defect(name="priced at a hundred times delta", checks=("accounting",), plant=_looser_delta),
     Defect(
         name="priced by the central limit theorem",
         checks=("accounting",),

@@ -229,9 +229,7 @@ DEFECTS = (
         plant=_computed_at_other_weights,
     ),
     Defect(name="rounds out of order", checks=("reservation",), plant=_out_of_order),
-    Defect(
-        name="rounds beyond the schedule", checks=("reservation",), plant=_beyond_the_schedule
-    ),
+    Defect(name="rounds beyond the schedule", checks=("reservation",), plant=_beyond_the_schedule),
     Defect(name="a crash is not spent", checks=("reservation",), plant=_crash_is_free),
     Defect(name="the filter counts half", checks=("accounting",), plant=_half_the_filter),
     Defect(
@@ -240,9 +238,7 @@ DEFECTS = (
         plant=_one_step_in_the_filter,
         overrides=("federation.steps_per_round=3",),
     ),
-    Defect(
-        name="the lifetime budget is not kept", checks=("reservation",), plant=_no_lifetime
-    ),
+    Defect(name="the lifetime budget is not kept", checks=("reservation",), plant=_no_lifetime),
     Defect(name="hashes are not checked", checks=("ledger",), plant=_hashes_not_checked),
     Defect(name="signatures are not checked", checks=("ledger",), plant=_signatures_not_checked),
     Defect(name="totals are not checked", checks=("ledger",), plant=_totals_not_checked),

@@ -23,7 +23,7 @@ from dp_risk.privacy import dpsgd
 from dp_risk.privacy.plan import EVALUATION, TRAINING, Plan
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
-from dp_risk.types import Split
+from dp_risk.types import RandomnessKind, Split
 from server import rounds
 from tests.planted.defects import Defect
 
@@ -48,7 +48,11 @@ def _keyed(words: Callable[[Site, Plan, str, int], tuple[Any, ...]]) -> Callable
     """Plant noise whose key is a digest of some words."""
 
     def plant(monkeypatch: Patches) -> None:
+        honest = Site._randomness
+
         def randomness(self: Site, plan: Plan, purpose: str, round: int) -> Randomness:
+            if plan.randomness == RandomnessKind.SEEDED:
+                return honest(self, plan, purpose, round)
             said = repr(words(self, plan, purpose, round))
             return Randomness(hashlib.sha256(said.encode()).digest())
 
@@ -109,9 +113,9 @@ def _array_beside(purpose: str, value: Callable[[Any], float]) -> Callable[[Patc
     def plant(monkeypatch: Patches) -> None:
         compute, fits = site_module.compute, rounds.releases
 
-        def more(plan: Plan, asked: str, rows: Any, module: Any, *rest: Any) -> Any:
-            found = compute(plan, asked, rows, module, *rest)
-            return {**found, "more": _exact(rows, value)} if asked == purpose else found
+        def more(plan: Plan, asked: str, rows: Any, *rest: Any) -> Any:
+            found = compute(plan, asked, rows, *rest)
+            return {**found, "more": np.array([value(rows)])} if asked == purpose else found
 
         def without(*args: Any, **named: Any) -> Any:
             found = fits(*args, **named)
@@ -125,12 +129,8 @@ def _array_beside(purpose: str, value: Callable[[Any], float]) -> Callable[[Patc
     return plant
 
 
-def _exact(rows: Any, value: Callable[[Any], float]) -> NDArray[np.float64]:
-    # Rows that a mechanism was given anyway, so that nothing but the release tells.
-    return np.array([value(rows)])
-
-
 def _positives(rows: Any) -> float:
+    # Not through the units: the round reads them anyway, so that only the release can tell.
     return float((rows._load(Split.HOLDOUT).labels == 1).sum())
 
 
@@ -152,17 +152,16 @@ def _refuses_bad_rows(monkeypatch: Patches) -> None:
     monkeypatch.setattr(dpsgd, "LOG", Strict())
 
 
-def _empty_cells_left_out(monkeypatch: Patches) -> None:
+def _a_cell_a_positive(monkeypatch: Patches) -> None:
     compute = site_module.compute
 
-    def sparse(plan: Plan, purpose: str, rows: Any, module: Any, edges: Any, bits: Any) -> Any:
-        found = compute(plan, purpose, rows, module, edges, bits)
+    def longer(plan: Plan, purpose: str, rows: Any, *rest: Any) -> Any:
+        found = compute(plan, purpose, rows, *rest)
         if purpose != EVALUATION:
             return found
-        labels = rows._load(Split.HOLDOUT).labels
-        return {"histogram": np.append(found["histogram"], np.zeros(int((labels == 1).sum())))}
+        return {"histogram": np.append(found["histogram"], np.zeros(int(_positives(rows))))}
 
-    monkeypatch.setattr(site_module, "compute", sparse)
+    monkeypatch.setattr(site_module, "compute", longer)
 
 
 def _reads_at_enrolment(monkeypatch: Patches) -> None:
@@ -182,8 +181,7 @@ def _split_by_row_number(monkeypatch: Patches) -> None:
     monkeypatch.setattr(shard, "holdout_mask", mask)
 
 
-def _both_at_once(monkeypatch: Patches) -> None:
-    """Plant a model step on training and held-out units together."""
+def _early_stopping(monkeypatch: Patches) -> None:
     compute = answers.compute
 
     def more(plan: Plan, purpose: str, rows: Any, *rest: Any) -> Any:
@@ -259,9 +257,7 @@ DEFECTS = (
         checks=("transcript",),
         plant=_array_beside(EVALUATION, _positives),
     ),
-    Defect(
-        name="the text of an error in a refusal", checks=("policy",), plant=_text_of_the_error
-    ),
+    Defect(name="the text of an error in a refusal", checks=("policy",), plant=_text_of_the_error),
     Defect(
         name="a refusal because of a malformed row",
         checks=("malformed_units", "transcript"),
@@ -270,7 +266,7 @@ DEFECTS = (
     Defect(
         name="a release whose shape depends on rows",
         checks=("transcript",),
-        plant=_empty_cells_left_out,
+        plant=_a_cell_a_positive,
     ),
     Defect(
         name="rows are read at enrolment, for free",
@@ -278,9 +274,9 @@ DEFECTS = (
         plant=_reads_at_enrolment,
     ),
     Defect(
-        name="the holdout is read in training rounds",
+        name="the holdout stops training early, for free",
         checks=("reads_in_mechanisms",),
-        plant=_both_at_once,
+        plant=_early_stopping,
     ),
     Defect(
         name="the split goes by row number",

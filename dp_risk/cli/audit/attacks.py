@@ -109,6 +109,7 @@ def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
     unit = Unit.RECORD if plan.unit == Unit.ACCOUNT else Unit.ACCOUNT
     return {
         "less noise than the plan's epsilon pays for": {"noise_multiplier": quarter},
+        "an epsilon below its price": {"epsilon": 0.5 * float(plan.epsilon or 0)},
         "more rounds than it pays for": {"rounds": 16 * plan.rounds},
         "more steps a round than it pays for": {"steps_per_round": 16},
         "a count that is too exact": {"counts_noise": 0.3},

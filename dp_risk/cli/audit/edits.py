@@ -77,7 +77,8 @@ def _unguard(connection: sqlite3.Connection) -> None:
 
 
 def _charge(rows: list[Row]) -> Row:
-    return next(row for row in rows if row["kind"] == "charge")
+    """Return the first charge; a ledger without any has its last entry edited."""
+    return next((row for row in rows if row["kind"] == "charge"), rows[-1])
 
 
 def _removed(rows: list[Row]) -> None:
