@@ -196,7 +196,8 @@ def test_a_bound_above_the_claim_stands_out() -> None:
     assert html.count('class="bound over"') == 2
     assert "the gate decides" in html
     assert '<tr class="marked"><th scope="row" class="txt">white-box canaries' in html
-    assert "the gate decides" not in render(facts(failing("gate")))
+    fallen = failing("gate") | {"results": found["results"]}
+    assert "the gate decides" not in render(facts(fallen))
 
 
 def test_distributions_are_compared_as_densities() -> None:
