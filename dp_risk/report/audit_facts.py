@@ -127,6 +127,11 @@ def _number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
 def _order(value: float | None) -> float:
     return -math.inf if value is None else value
 
@@ -135,8 +140,8 @@ def _results(rows: Any) -> list[dict[str, Any]]:
     return [
         {
             "method": str(row.get("method")),
-            "canaries": row.get("canaries"),
-            "observations": row.get("observations"),
+            "canaries": _count(row.get("canaries")),
+            "observations": _count(row.get("observations")),
             "confidence": _number(row.get("confidence")),
             "epsilon_lower_bound": _number(row.get("epsilon_lower_bound")),
             "ceiling": _number(row.get("ceiling")),

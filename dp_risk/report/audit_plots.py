@@ -67,7 +67,10 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
         words = svg.shorten(str(row["label"]), max(8, characters - len(words))) + words
         labels.append(svg.text(left + 4, at + 17, words, "label halo"))
     if claimed is not None:
-        body.append(svg.line(x(claimed), top - 8, x(claimed), bottom, "claimed"))
+        # A piece for each bar, so that the line does not run through the words between them.
+        body.append(svg.line(x(claimed), top - 9, x(claimed), top + 2, "claimed"))
+        for at in (top + i * step for i in range(len(rows))):
+            body.append(svg.line(x(claimed), at + 22, x(claimed), at + 40, "claimed"))
         near_end = x(claimed) > (left + right) / 2
         anchor, shift = ("end", 4) if near_end else ("start", -4)
         words = f"claimed {number(claimed, 2)}"

@@ -126,12 +126,16 @@ def whose(report: Mapping[str, Any]) -> str:
 def rounded_up(x: float, digits: int = 2) -> str:
     """Return `x` with fixed decimals, never below `x`: a claim must not shrink in print."""
     scale = 10**digits
+    if math.isinf(x * scale):
+        return str(x)
     return f"{math.ceil(round(x * scale, 4)) / scale:.{digits}f}"
 
 
 def rounded_down(x: float, digits: int = 2) -> str:
     """Return `x` with fixed decimals, never above `x`: for what is left of a budget."""
     scale = 10**digits
+    if math.isinf(x * scale):
+        return str(x)
     return f"{math.floor(round(x * scale, 4)) / scale:.{digits}f}"
 
 
