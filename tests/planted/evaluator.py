@@ -152,7 +152,7 @@ DEFECTS = (
         name="priced by the central limit theorem",
         checks=("accounting",),
         plant=_central_limit,
-        overrides=("privacy.sampling_rate=0.1",),
+        overrides=("privacy.sampling_rate=0.3",),
     ),
     Defect(
         name="full batches charged as samples",

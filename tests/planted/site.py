@@ -1,4 +1,4 @@
-"""Defects of a site: its policy, its gate, its random bits, and what it says beside its releases."""
+"""Defects of a site: its policy, gate and random bits, and what it says beside releases."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Victim:
     weights: Weights
 
     @classmethod
-    def of(cls, twins: Twins, plan: Plan, name: str, **rules: float) -> Victim:
+    def of(cls, twins: Twins, plan: Plan, name: str, **rules: Any) -> Victim:
         """Copy a twin, with some rules of its policy changed, and name it in the plan."""
         folder = twins.copy(name)
         dataclasses.replace(Policy.load(folder / POLICY), **rules).save(folder / POLICY)
@@ -102,20 +102,20 @@ def policy(twins: Twins, plan: Plan) -> Check:
 
 def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return changes of a plan that no private site may accept, by what they are."""
-    quarter = plan.noise_multiplier / 4
+    promised, quarter = float(plan.epsilon or 0), plan.noise_multiplier / 4
     someone = {"somebody else": "0" * 64}
     none = {"noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
     none |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0}
     unit = Unit.RECORD if plan.unit == Unit.ACCOUNT else Unit.ACCOUNT
     return {
         "less noise than the plan's epsilon pays for": {"noise_multiplier": quarter},
-        "an epsilon below its price": {"epsilon": 0.5 * float(plan.epsilon or 0)},
+        "an epsilon below its price": {"epsilon": promised / 2},
         "more rounds than it pays for": {"rounds": 16 * plan.rounds},
         "more steps a round than it pays for": {"steps_per_round": 16},
         "a count that is too exact": {"counts_noise": 0.3},
         "an evaluation that is too exact": {"evaluation_noise": 0.05, "score_bins_noise": 0.05},
         "a run above the cap": {
-            "epsilon": 2 * float(plan.epsilon or 0), "noise_multiplier": 0.95 * plan.noise_multiplier,
+            "epsilon": 2 * promised, "noise_multiplier": 0.95 * plan.noise_multiplier,
         },
         "a noise multiplier below the smallest": {
             "noise_multiplier": 0.8 * plan.noise_multiplier, "rounds": 1,
