@@ -32,7 +32,8 @@ def test_an_honest_trainer_ends_with_0_and_the_promised_fields(
     assert {check["name"] for check in found["checks"]} == CHECKS
     for check in found["checks"]:
         assert set(check) == {"name", "passed", "figure"}
-        assert check["passed"] is True and check["figure"]
+        assert check["passed"] is True
+        assert check["figure"]
     assert found["results"]
     for result in found["results"]:
         assert {
@@ -48,18 +49,14 @@ def test_an_honest_trainer_ends_with_0_and_the_promised_fields(
     assert run("verify", "out").code == 0
 
 
-def test_private_data_is_refused_in_one_line(
-    run: Run, private: list[str], tmp_path: Path
-) -> None:
+def test_private_data_is_refused_in_one_line(run: Run, private: list[str], tmp_path: Path) -> None:
     said = run("audit", *private, *ASKED)
     assert said.code == 3
     assert "data.public" in said.line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_noise_claims_nothing(
-    run: Run, public: list[str], tmp_path: Path
-) -> None:
+def test_a_run_without_noise_claims_nothing(run: Run, public: list[str], tmp_path: Path) -> None:
     said = run("audit", *public, *ASKED, "privacy.trust=none", "privacy.epsilon=null")
     assert said.code == 2
     assert "privacy.trust" in said.line
@@ -101,7 +98,8 @@ def test_a_planted_defect_exits_5_and_is_named_on_the_last_line(
     said = run("audit", *public, *ASKED)
     assert said.code == 5
     last = said.err.splitlines()[-1]
-    assert last.startswith("dp-risk: ") and "noise_std" in last
+    assert last.startswith("dp-risk: ")
+    assert "noise_std" in last
     assert "Traceback" not in said.err
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert found["verdict"] == "falsified"

@@ -81,7 +81,8 @@ def test_rows_of_canaries_land_where_they_are_said_to(tmp_path: Path) -> None:
     assert {words[code] for code in train} == set(training)
     assert set(train) | set(held) == set(reserved.codes)
     assert not set(train) & set(held)
-    assert train and held
+    assert train
+    assert held
     # Every slot holds the unit's own code, in the row that a step reads.
     batch = shard.units(Split.TRAIN, None).batch(np.array(list(train.values())))
     codes = batch.inputs[0].numpy()
