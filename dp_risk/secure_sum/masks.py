@@ -6,7 +6,9 @@ No primitive is written here: X25519 (RFC 7748), HKDF with SHA-256 (RFC 5869) an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -56,20 +58,57 @@ def pair_key(secret: bytes, site: str, other: str, public: str, run: str) -> byt
     return _derive(shared, "pair", run, first, last, first_key, last_key)
 
 
-def mask(
-    pairs: Mapping[str, bytes],
-    *,
-    site: str,
-    participants: Iterable[str],
-    plan_digest: str,
-    r: int,
-    purpose: str,
-    dimension: int,
-) -> NDArray[np.uint64]:
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One round of a run: everything that its masks depend on beside the keys.
+
+    Parameters
+    ----------
+    plan_digest : str
+        Digest of the run's plan.
+    r : int
+        Number of the round, used once in a run.
+    purpose : str
+        What is summed.
+    dimension : int
+        Number of coordinates.
+    participants : tuple of str
+        U: the ids of the sites that answer, in any order.
+    """
+
+    plan_digest: str
+    r: int
+    purpose: str
+    dimension: int
+    participants: tuple[str, ...]
+
+    @cached_property
+    def context(self) -> tuple[str | int, ...]:
+        """What the keys of the round are derived with."""
+        everyone = digest(sorted(self.participants))
+        return ("mask", self.plan_digest, self.r, self.purpose, self.dimension, everyone)
+
+
+def pair_mask(pair: bytes, round: Round) -> NDArray[np.uint64]:
+    """Return what one site of a pair adds and the other takes away, shape (dimension,).
+
+    PRG(k_ij) with k_ij = HKDF(s_ij, plan digest, r, purpose, dimension, digest of U) and
+    PRG = ChaCha20.
+
+    Parameters
+    ----------
+    pair : bytes
+        s_ij, the `pair_key`.
+    round : Round
+        Which round.
+    """
+    return Randomness(_derive(pair, *round.context)).words(round.dimension)
+
+
+def mask(pairs: Mapping[str, bytes], *, site: str, round: Round) -> NDArray[np.uint64]:
     """Return what a site adds to its vector in a round: uniform, and 0 in the sum over all.
 
-    Sum over j > i of PRG(k_ij) minus sum over j < i, with k_ij = HKDF(s_ij, plan digest, r,
-    purpose, dimension, digest of the participants) and PRG = ChaCha20. The modulus is 2**64.
+    The pair masks with every later participant minus those with every earlier one, modulo 2**64.
 
     Parameters
     ----------
@@ -77,42 +116,31 @@ def mask(
         `pair_key` of every other participant; others may be there too.
     site : str
         Id of this site.
-    participants : iterable of str
-        Ids of all participants, this site among them, in any order.
-    plan_digest, r, purpose, dimension
-        Which round: its plan, its number, what it sums and how many coordinates that has.
+    round : Round
+        Which round; this site is among its participants.
 
     Returns
     -------
     ndarray of uint64, shape (dimension,)
     """
-    everyone = sorted(participants)
-    context = ("mask", plan_digest, r, purpose, dimension, digest(everyone))
-    total = np.zeros(dimension, np.uint64)
-    for other in everyone:
-        if other == site:
-            continue
-        words = Randomness(_derive(pairs[other], *context)).words(dimension)
+    total = np.zeros(round.dimension, np.uint64)
+    for other in round.participants:
         if other > site:
-            total += words
-        else:
-            total -= words
+            total += pair_mask(pairs[other], round)
+        elif other < site:
+            total -= pair_mask(pairs[other], round)
     return total
 
 
-def unmask(
-    vectors: Mapping[str, NDArray[np.uint64]], *, participants: Iterable[str], dimension: int
-) -> NDArray[np.int64]:
+def unmask(vectors: Mapping[str, NDArray[np.uint64]], round: Round) -> NDArray[np.int64]:
     """Return the sum of what all participants masked.
 
     Parameters
     ----------
     vectors : mapping of str to ndarray of uint64, shape (dimension,)
         The masked vector of every participant, by site id.
-    participants : iterable of str
-        The sites that the server named; without any one of them the sum is noise.
-    dimension : int
-        Number of coordinates.
+    round : Round
+        Which round; without any one of its participants the sum is noise.
 
     Returns
     -------
@@ -123,15 +151,15 @@ def unmask(
     FederationError
         If a participant is missing, or a vector is of another site, length or type.
     """
-    named = set(participants)
+    named = set(round.participants)
     missing = sorted(named - set(vectors))
     if missing:
         raise FederationError(f"the round is lost with {', '.join(missing)}: nothing is unmasked")
     if set(vectors) != named:
         raise FederationError("a masked vector of a site that was not named")
-    total = np.zeros(dimension, np.uint64)
-    for site, vector in sorted(vectors.items()):
-        if vector.dtype != np.uint64 or vector.shape != (dimension,):
+    total = np.zeros(round.dimension, np.uint64)
+    for site, vector in vectors.items():
+        if vector.dtype != np.uint64 or vector.shape != (round.dimension,):
             raise FederationError(f"{site}: a masked vector of another length or type")
         total += vector
     return total.view(np.int64)

@@ -138,11 +138,9 @@ class Session:
             another length or off the grid, or where the ledger says no.
         """
         terms, everyone = self._terms, self._participants(participants)
-        line, numbers = terms.line(purpose), terms.numbers(purpose)
-        if isinstance(r, bool) or not isinstance(r, int) or r not in numbers:
-            refuse("a round that the plan does not hold")
-        grid = line.grid(len(everyone), terms.max_colluding)
-        run, round = terms.run, r - numbers.start
+        this = terms.round(purpose, r, everyone)
+        grid = terms.line(purpose).grid(len(everyone), terms.max_colluding)
+        run, round = terms.run, terms.numbers(purpose).index(r)
         said = {"r": r, "purpose": purpose, "participants": everyone, "request": request}
         with _constant():
             stored = ledger.pay(
@@ -159,15 +157,7 @@ class Session:
             steps = grid.encode(share)
         except ValueError as error:
             refuse(str(error))
-        masked = steps.view(np.uint64) + mask(
-            self._pairs,
-            site=self._site,
-            participants=everyone,
-            plan_digest=terms.plan_digest,
-            r=r,
-            purpose=purpose,
-            dimension=line.dimension,
-        )
+        masked = steps.view(np.uint64) + mask(self._pairs, site=self._site, round=this)
         with _constant():
             return ledger.mint(run=run, purpose=purpose, round=round, arrays={MASKED: masked})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -11,6 +11,7 @@ from typing import NoReturn
 from dp_risk.privacy.plan import NAME
 from dp_risk.privacy.release import digest
 from dp_risk.privacy.shares import ShareGrid
+from dp_risk.secure_sum.masks import Round
 from dp_risk.types import ConfigurationError, Refused
 
 LOG = logging.getLogger("dp_risk.site")
@@ -142,3 +143,22 @@ class Terms:
         at = self.lines.index(self.line(purpose))
         start = sum(line.rounds for line in self.lines[:at])
         return range(start, start + self.lines[at].rounds)
+
+    def round(self, purpose: str, r: int, participants: Sequence[str]) -> Round:
+        """Return round number r of a purpose, for its masks.
+
+        Raises
+        ------
+        Refused
+            If the run has no such purpose, or that has no such round.
+        """
+        line = self.line(purpose)
+        if isinstance(r, bool) or not isinstance(r, int) or r not in self.numbers(purpose):
+            refuse("a round that the plan does not hold")
+        return Round(
+            plan_digest=self.plan_digest,
+            r=r,
+            purpose=purpose,
+            dimension=line.dimension,
+            participants=tuple(participants),
+        )
