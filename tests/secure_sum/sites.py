@@ -70,6 +70,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self.reads = 0
+        self.folder.mkdir(parents=True)
         self.reopen()
 
     def reopen(self) -> None:
@@ -124,12 +125,15 @@ class Site:
         )
 
 
-def federation(folder: Path, count: int = 4, **changes: Any) -> dict[str, Site]:
-    """Return enrolled sites."""
+def federation(
+    folder: Path, count: int = 4, *, enrolled: int | None = None, **changes: Any
+) -> dict[str, Site]:
+    """Return the sites of a roster, all or the first few of them enrolled."""
     terms = terms_of(names(count), **changes)
     sites = {name: Site(name=name, folder=folder / name, terms=terms) for name in names(count)}
-    statements = [site.statement() for site in sites.values()]
-    for site in sites.values():
+    some = list(sites.values())[:enrolled]
+    statements = [site.statement() for site in some]
+    for site in some:
         site.session(statements)
     return sites
 
