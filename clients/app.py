@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class SiteApp(ClientApp):  # type: ignore[misc]
             return Message(wire.refusal_record(), reply_to=message)
 
 
-def make_app(*, remember: bool = True) -> ClientApp:
+def make_app(*, remember: bool = True, open_site: Callable[[Path], Site] = Site.open) -> ClientApp:
     """Return the ClientApp.
 
     Parameters
@@ -37,10 +38,12 @@ def make_app(*, remember: bool = True) -> ClientApp:
     remember : bool
         Keep opened sites between messages of one process. Without it every message opens the site
         from disk, as in a deployment where each message has a process of its own.
+    open_site : callable
+        Opens a site's folder; an audit opens it under watch.
     """
 
     def open_path(folder: str) -> Site:
-        return Site.open(Path(folder))
+        return open_site(Path(folder))
 
     opened = lru_cache(maxsize=None)(open_path) if remember else open_path
 

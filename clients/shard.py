@@ -152,7 +152,8 @@ class Shard:
         return Coding(schema=self.schema)
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the coded rows of this file, schema, unit and split are kept."""
         stat = self.path.stat()
         stamp = [
             self.unit,
@@ -195,11 +196,11 @@ class Shard:
         coded = self.train if split is Split.TRAIN else self.holdout_units
         if self.unit == Unit.RECORD:
             return TrainingUnits(coded)
-        offsets = np.load(self._folder / split / f"{_OFFSETS}.npy", mmap_mode="r")
+        offsets = np.load(self.folder / split / f"{_OFFSETS}.npy", mmap_mode="r")
         return TrainingUnits(coded, offsets, max_records)
 
     def _load(self, split: Split) -> Coded:
-        folder = self._folder / split
+        folder = self.folder / split
         if not folder.exists():
             self._code()
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS}
@@ -219,8 +220,8 @@ class Shard:
             for name in _FIELDS:
                 np.save(temporary / split / f"{name}.npy", getattr(part, name))
         try:
-            os.rename(temporary, self._folder)
+            os.rename(temporary, self.folder)
         except OSError:
             # Another process coded the same rows first.
-            if not self._folder.exists():
+            if not self.folder.exists():
                 raise

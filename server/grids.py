@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,6 +12,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 _SERVER = 1
+Listener = Callable[[Message, Message], None]
 
 
 class InProcessGrid(Grid):  # type: ignore[misc]
@@ -26,10 +27,15 @@ class InProcessGrid(Grid):  # type: ignore[misc]
         The sites' app.
     sites : mapping of int to str
         Folder of each site by node id.
+    listener : callable, optional
+        Hears every request and its reply, as they travelled: what the server sees.
     """
 
-    def __init__(self, app: ClientApp, sites: Mapping[int, str]) -> None:
+    def __init__(
+        self, app: ClientApp, sites: Mapping[int, str], listener: Listener | None = None
+    ) -> None:
         self._app = app
+        self._listener = listener
         self._run = Run.create_empty(1)
         self._contexts = {
             node: Context(
@@ -76,7 +82,10 @@ class InProcessGrid(Grid):  # type: ignore[misc]
             self._sent += 1
             message_id = f"message-{self._sent}"
             message.metadata.__dict__["_message_id"] = message_id
-            self._replies[message_id] = self._deliver(_copy(message))
+            reply = self._deliver(_copy(message))
+            if self._listener is not None:
+                self._listener(message, reply)
+            self._replies[message_id] = reply
             ids.append(message_id)
         return ids
 

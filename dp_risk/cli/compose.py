@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dp_risk.cli.settings import (
+    Audit,
     Evaluation,
     Frontier,
     InProcess,
@@ -41,6 +42,7 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "evaluation": (Evaluation,),
     "report": (Report,),
     "tuning": (Tuning,),
+    "audit": (Audit,),
 }
 
 

@@ -88,3 +88,31 @@ def table(title: str, head: list[str], rows: list[list[Any]]) -> Table:
     for row in rows:
         out.add_row(*[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row])
     return out
+
+
+@contextmanager
+def stages(title: str, *, as_json: bool) -> Iterator[Callable[[str, float], None]]:
+    """Give a callback that shows what is being done and which part of the whole is over.
+
+    Parameters
+    ----------
+    title : str
+        What is running.
+    as_json : bool
+        One JSON line a report on standard error instead of a bar.
+    """
+    screen = Console(stderr=True, highlight=False)
+    if as_json:
+
+        def line(name: str, done: float) -> None:
+            said = {"run": title, "stage": name, "done": round(done, 3)}
+            print(json.dumps(said), file=sys.stderr, flush=True)
+
+        yield line
+    elif not screen.is_terminal:
+        yield quiet
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+        with Progress(*columns, console=screen, transient=True) as bar:
+            task = bar.add_task(title, total=1.0)
+            yield lambda name, done: bar.update(task, completed=done, description=name)

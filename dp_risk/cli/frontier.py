@@ -23,7 +23,7 @@ from dp_risk.cli import artefacts, training
 from dp_risk.cli.compose import with_privacy
 from dp_risk.cli.display import console, progress, quiet, table
 from dp_risk.cli.settings import Settings
-from dp_risk.cli.simulate import make_sites
+from dp_risk.cli.simulate import federation_folder, make_sites
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.evaluation import baselines
 from dp_risk.evaluation.metrics import auprc, auroc
@@ -41,20 +41,21 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     Raises
     ------
     Refused
-        If the data is not public.
+        If the data is not public, or sites hold it as private.
     """
     if not settings.data.public:
         raise Refused(
             "frontier: refused: the runs of a frontier compose to a large epsilon, so it runs only "
             "where every site's policy declares its data public (data.public=true); use train"
         )
+    federation_folder(settings)
     started = time.monotonic()
     points: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
     shown: tuple[float, Path] | None = None
     show = console()
     with (
-        tempfile.TemporaryDirectory(prefix="dp-risk-", dir=_scratch()) as scratch,
+        tempfile.TemporaryDirectory(prefix="dp-risk-", dir=scratch_folder()) as scratch,
         _background(settings) as pool,
     ):
         waiting = [
@@ -125,7 +126,7 @@ def _quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _scratch() -> str | None:
+def scratch_folder() -> str | None:
     """Return memory-backed storage where there is room: these ledgers are thrown away."""
     memory = Path("/dev/shm")
     try:

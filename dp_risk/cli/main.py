@@ -26,10 +26,12 @@ _EXAMPLES = """examples:
   dp-risk plan privacy.epsilon=1
   dp-risk train privacy.epsilon=1
   dp-risk frontier +experiment=demo
+  dp-risk audit privacy.epsilon=1
   dp-risk train -m privacy.epsilon=1,2 seed=0,1
 
 exit codes: 0 done, 1 internal error, 2 bad configuration or unreadable source, 3 refused by a
-budget or policy, 4 federation failure, 5 verification failed, 130 interrupted (charges kept)
+budget or policy, 4 federation failure, 5 verification failed or a claim falsified,
+130 interrupted (charges kept)
 """
 _CONFIGURED = {
     "plan": ("what an epsilon costs, before any data is touched", "privacy.epsilon=1"),
@@ -37,6 +39,10 @@ _CONFIGURED = {
     "frontier": (
         "utility against epsilon over many runs, on public data",
         "+experiment=demo frontier.seeds=[0]",
+    ),
+    "audit": (
+        "try to falsify the configured trainer's claim, on public data",
+        "privacy.epsilon=1 data=adult model=mlp audit=quick",
     ),
 }
 
@@ -251,6 +257,7 @@ def _configured(options: argparse.Namespace) -> None:
 def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Path | None:
     """Do one job; return the run folder of a training run."""
     from dp_risk.cli import artefacts, frontier, plan, simulate, training
+    from dp_risk.cli.audit import audit
     from dp_risk.cli.display import console, progress
 
     settings.tuning.refuse_private()
@@ -266,6 +273,12 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
         folder = artefacts.run_folder(settings.run.dir, options.verb, job)
         with artefacts.removed_if_empty(folder):
             frontier.run(settings, folder, as_json=options.log_json)
+        return None
+    if options.verb == "audit":
+        audit.check(settings)
+        folder = artefacts.run_folder(settings.run.dir, options.verb, job)
+        with artefacts.removed_if_empty(folder):
+            audit.run(settings, folder, as_json=options.log_json)
         return None
     asked = settings.asked
     # Also where the sites hold a copy: a path that is not there is a mistake.

@@ -117,6 +117,65 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Audit:
+    """How hard an audit tries.
+
+    Parameters
+    ----------
+    codes : int or None
+        Canaries that there may be at a probed site, at least 20; None: as many as are cheap.
+    units : int
+        Ordinary rows at a probed site, at least 2.
+    share : float
+        Part of the claim that the bound on an honest trainer should reach, in (0, 1): it says how
+        many observations are made.
+    seconds : float
+        When to stop making observations, above 0.
+    confidence : float
+        Of the reported bounds, in (0, 1).
+    gate_level : float
+        Probability of falsifying an honest claim by the bound, in (0, 1).
+    processes : int
+        That make observations; 1 uses none of its own.
+    repeats : int
+        Runs on each side of the transcript spy, at least 2.
+    max_sites, max_rounds, max_rows : int or None
+        How much of the configured run is done; None: all of it.
+    """
+
+    codes: int | None
+    units: int
+    share: float
+    seconds: float
+    confidence: float
+    gate_level: float
+    processes: int
+    repeats: int
+    max_sites: int | None
+    max_rounds: int | None
+    max_rows: int | None
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("codes", 20),
+            ("units", 2),
+            ("processes", 1),
+            ("repeats", 2),
+            ("max_sites", 1),
+            ("max_rounds", 1),
+            ("max_rows", 20),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigurationError(f"audit.{name}: {value} is not at least {least}")
+        for name in ("share", "confidence", "gate_level"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigurationError(f"audit.{name}: {getattr(self, name)} is not in (0, 1)")
+        if not self.seconds > 0:
+            raise ConfigurationError(f"audit.seconds: {self.seconds} is not above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole configuration, checked."""
 
@@ -135,6 +194,7 @@ class Settings:
     sites: Sites
     server: Server
     frontier: Frontier
+    audit: Audit
     seed: int
     yaml: str
 

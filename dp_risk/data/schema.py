@@ -144,6 +144,9 @@ class Text:
         _check(1 <= self.max_ngrams <= 4096, f"max_ngrams must be 1 to 4096: {self.max_ngrams}")
 
 
+# Written in C where PyYAML has it.
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
 Feature: TypeAlias = Numeric | Categorical | Text
 _TYPES: dict[str, type[Numeric] | type[Categorical] | type[Text]] = {
     "numeric": Numeric,
@@ -340,7 +343,7 @@ class Schema:
         """
         try:
             # Scalars stay as typed: `positive: [True]` or `[01]` must match the text of the data.
-            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_LOADER)
         except OSError as error:
             raise ConfigurationError(f"schema {path}: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from dp_risk.data.coding import Coding
 from dp_risk.models.additive import Additive
 from dp_risk.models.mlp import Mlp
 from dp_risk.privacy.isolation import isolated
-from dp_risk.privacy.units import Batch
+from dp_risk.privacy.units import Batch, only
 from dp_risk.types import ConfigurationError
 
 
@@ -84,8 +84,25 @@ def logits(module: nn.Module, codes: NDArray[Any], values: NDArray[Any]) -> NDAr
         batch = blank(size)
         for target, source in zip(batch.inputs, (codes, values), strict=True):
             target.numpy()[: rows.stop - start] = source[rows]
-        out[rows] = _forward(module, batch)[0][: rows.stop - start].numpy()
+        there = torch.arange(size) < rows.stop - start
+        out[rows] = _scored(module, batch, there)[: rows.stop - start]
     return out
+
+
+def _scored(module: nn.Module, batch: Batch, there: torch.Tensor) -> NDArray[np.float64]:
+    """Return the logits of the rows that are there; NaN for one that the model cannot read."""
+    try:
+        return np.asarray(_forward(module, batch)[0].numpy())
+    except Exception:
+        places, out = there.nonzero().flatten(), np.full(len(there), np.nan)
+        if len(places) <= 1:
+            return out
+        # One bad row takes nobody along: look for it in either half, with blanks for the other.
+        for half in (places[: len(places) // 2], places[len(places) // 2 :]):
+            part = torch.zeros_like(there)
+            part[half] = True
+            out[half.numpy()] = _scored(module, only(batch, part), part)[half.numpy()]
+        return out
 
 
 def _forward(module: nn.Module, batch: Batch) -> list[torch.Tensor]:

@@ -164,6 +164,11 @@ class Ledger:
         return self._chain.entries()
 
     @property
+    def last(self) -> Entry:
+        """The last entry."""
+        return self._chain.last()
+
+    @property
     def state(self) -> State:
         """Where the accounts stand."""
         last, filter = self._chain.last(), self.filter

@@ -1,0 +1,1 @@
+"""`dp-risk audit`: scratch sites under watch, and what is tried on them."""

@@ -1,0 +1,329 @@
+"""What a lying server may ask and must not get, and ledgers that somebody edited."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from clients.site import LEDGER, Site
+from dp_risk import wire
+from dp_risk.audit.bounds import gaussian_epsilon
+from dp_risk.audit.findings import Check
+from dp_risk.cli.audit.bench import Bench
+from dp_risk.cli.audit.scratch import starting_weights
+from dp_risk.cli.audit.twins import Twins
+from dp_risk.privacy.accounting import calibrate
+from dp_risk.privacy.entries import entry_hash
+from dp_risk.privacy.ledger import Ledger
+from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, TUNING, Plan
+from dp_risk.privacy.release import canonical
+from dp_risk.types import DpRiskError, RandomnessKind, Trust, Unit
+
+Weights = Mapping[str, NDArray[Any]]
+_MOST_RUNS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """A site that calls its rows private, and an honest plan for it."""
+
+    bench: Bench
+    node: int
+    plan: Plan
+    weights: Weights
+
+    @classmethod
+    def of(cls, twins: Twins, plan: Plan, name: str) -> Victim:
+        """Copy a twin and name it in the plan."""
+        bench = Bench(twins.settings, [twins.copy(name)])
+        [node] = bench.nodes
+        said = bench.statement(node)
+        own = dataclasses.replace(plan, run=name, participants={said["site"]: said["key"]})
+        module = twins.scratch.module(twins.reserved)
+        weights = starting_weights(module, twins.reserved)
+        return cls(bench=bench, node=node, plan=own, weights=weights)
+
+    def enrol(self, **changes: Any) -> bool:
+        """Whether a changed plan is accepted; it is closed again, and never computed."""
+        try:
+            plan = dataclasses.replace(self.plan, **changes)
+        except ValueError:
+            return False
+        accepted = not wire.is_refusal(self.bench.enrol(self.node, plan))
+        if accepted:
+            self.bench.ask(self.node, "query.close", {"run": plan.run})
+        return accepted
+
+    def train(self, plan: Plan, round: int, shift: float = 0.0) -> RecordDict:
+        """Ask for a training round, at weights that may be shifted."""
+        weights = {name: array + shift for name, array in self.weights.items()}
+        return self.bench.release(self.node, plan, TRAINING, round, weights)
+
+
+def policy(twins: Twins, plan: Plan) -> Check:
+    """Check that a private site refuses every plan that its policy does not allow."""
+    victim = Victim.of(twins, plan, "policy")
+    accepted = [
+        name
+        for number, (name, change) in enumerate(_bad_plans(plan).items())
+        if victim.enrol(run=f"bad-{number}", **change)
+    ]
+    honest = victim.enrol(run="honest")
+    tried = len(_bad_plans(plan))
+    if not honest:
+        return Check(name="policy", passed=False, figure="an honest plan was refused")
+    return Check(
+        name="policy",
+        passed=not accepted,
+        figure=f"{tried - len(accepted)} of {tried} plans beyond the policy refused"
+        + (f"; accepted: {', '.join(accepted)}" if accepted else ""),
+    )
+
+
+def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return changes of a plan that no private site may accept, by what they are."""
+    quarter = plan.noise_multiplier / 4
+    someone = {"somebody else": "0" * 64}
+    none = {"noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
+    none |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0}
+    unit = Unit.RECORD if plan.unit == Unit.ACCOUNT else Unit.ACCOUNT
+    return {
+        "less noise than the plan's epsilon pays for": {"noise_multiplier": quarter},
+        "more rounds than it pays for": {"rounds": 16 * plan.rounds},
+        "more steps a round than it pays for": {"steps_per_round": 16},
+        "a count that is too exact": {"counts_noise": 0.3},
+        "an evaluation that is too exact": {"evaluation_noise": 0.05, "score_bins_noise": 0.05},
+        "a run above the cap": {
+            "epsilon": 1e4, "noise_multiplier": 0.35, "sampling_rate": 1.0, "rounds": 400,
+        },
+        "a noise multiplier below the smallest": {"epsilon": 1e4, "noise_multiplier": 0.01},
+        "a clip norm above the largest": {"clip_norm": 1e6},
+        "another delta": {"delta": min(0.5, 100 * plan.delta)},
+        "noise that can be repeated": {"randomness": RandomnessKind.SEEDED},
+        "no noise": {"trust": Trust.NONE, **none},
+        "another unit": {"unit": unit, "max_records_per_account": 1},
+        "more records of an account": {"max_records_per_account": 10**6},
+        "another data set": {"dataset": "another"},
+        "another schema": {"schema": "0" * 64},
+        "another model than its dimension": {"dimension": plan.dimension + 1},
+        "a model that is not listed": {"model": "unknown"},
+        "other accounts": {"stable_ids": not plan.stable_ids},
+        "partners without this site": {"participants": someone},
+    }  # fmt: skip
+
+
+def reservation(twins: Twins, plan: Plan) -> Check:
+    """Check that nothing leaves but what was reserved, once, and never above the lifetime."""
+    wrong = [*_rounds(twins, plan), *_lifetime(twins, plan)]
+    return Check(
+        name="reservation",
+        passed=not wrong,
+        figure="; ".join(wrong)
+        or "rounds beyond the schedule, again with other weights, out of order, after a crash, "
+        "after the end and beyond the lifetime budget: all refused",
+    )
+
+
+def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
+    """Yield what a site answered that it must not have."""
+    victim = Victim.of(twins, plan, "rounds")
+    own, bench, node = victim.plan, victim.bench, victim.node
+    if not wire.is_refusal(victim.train(own, 0)):
+        yield "a round of a plan that is not enrolled was answered"
+    bench.enrol(node, own)
+    first = victim.train(own, 0)
+    if wire.RECEIPT not in first:
+        yield "an honest round was refused"
+        return
+    again = victim.train(own, 0)
+    if wire.RECEIPT not in again:
+        yield "the same request was not answered again"
+    elif (
+        wire.read_release(again).digest != wire.read_release(first).digest
+        or len(bench.spy.watches[bench.folder(node).name].rounds) != 1
+    ):
+        yield "a round was computed twice"
+    if not wire.is_refusal(victim.train(own, 0, shift=0.5)):
+        yield "a round was answered again with other weights"
+    for round in (own.rounds, 10**6, -1):
+        if not wire.is_refusal(victim.train(own, round)):
+            yield f"round {round} of {own.rounds} was answered"
+    if own.rounds > 2:
+        victim.train(own, 2)
+        if not wire.is_refusal(victim.train(own, 1)):
+            yield "a round was answered out of order"
+    for purpose in (TUNING, COUNTS):
+        unplanned = purpose not in {line.name for line in own.schedule}
+        if unplanned and _answered(bench.release, node, own, purpose, 0, None):
+            yield f"{purpose} was answered without being planned"
+    site = Site.open(bench.folder(node))
+    if any(line.name == SCORE_BINS for line in own.schedule):
+        # As a site that dies between the charge and its answer.
+        site.ledger.pay(
+            run=own.run, plan_digest=own.digest, purpose=SCORE_BINS, round=0, request="0" * 64
+        )
+        if _answered(bench.release, node, own, SCORE_BINS, 0, victim.weights):
+            yield "a round that died was computed again"
+    site.ledger.close_file()
+    bench.ask(node, "query.close", {"run": own.run})
+    if _answered(bench.release, node, own, EVALUATION, 0, victim.weights, edges=[0.0]):
+        yield "a round was answered after the end of its run"
+    if victim.enrol(run=own.run):
+        yield "a run id was used twice"
+
+
+def _answered(ask: Callable[..., RecordDict], *args: Any, **more: Any) -> bool:
+    return wire.RECEIPT in ask(*args, **more)
+
+
+def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
+    """Yield whether runs one after another exceed the lifetime budget, by a count of our own."""
+    victim = Victim.of(twins, plan, "lifetime")
+    bench, node = victim.bench, victim.node
+    lifetime = float(bench.statement(node)["lifetime_epsilon"])
+    steps, epsilon = victim.plan.rounds, lifetime / 2
+    # Training alone, so that what was spent is easy to tell.
+    noise = calibrate(epsilon, plan.delta, sampling_rate=1.0, count=steps)
+    changes: dict[str, Any] = {
+        "epsilon": epsilon, "noise_multiplier": noise, "sampling_rate": 1.0, "counts_noise": 0.0,
+        "score_bins_noise": 0.0, "evaluation_noise": 0.0,
+    }  # fmt: skip
+    done = 0
+    while done < _MOST_RUNS:
+        own = dataclasses.replace(victim.plan, run=f"lifetime-{done}", **changes)
+        if wire.is_refusal(bench.enrol(node, own)):
+            break
+        for round in range(own.rounds):
+            victim.train(own, round)
+        bench.ask(node, "query.close", {"run": own.run})
+        done += 1
+    spent = gaussian_epsilon(math.sqrt(done * steps) / noise, plan.delta)
+    if spent > lifetime:
+        yield f"{done} runs were answered, epsilon {spent:.3g} of a lifetime of {lifetime:.3g}"
+    if done == 0:
+        yield "not one run fits the lifetime budget"
+
+
+def ledger(twins: Twins, plan: Plan) -> Check:
+    """Check that a ledger holds after two runs, and that edits of a copy of it are noticed."""
+    victim = Victim.of(twins, plan, "ledger")
+    bench, node = victim.bench, victim.node
+    folder = bench.folder(node)
+    older = folder.with_name("older.sqlite")
+    for run in ("first", "second"):
+        own = dataclasses.replace(victim.plan, run=run)
+        bench.enrol(node, own)
+        victim.train(own, 0)
+        bench.ask(node, "query.close", {"run": own.run})
+        if run == "first":
+            shutil.copy2(folder / LEDGER, older)
+    wrong = []
+    if not _holds(folder):
+        wrong.append("an honest ledger does not hold")
+    for name, edit in _EDITS.items():
+        copy = folder.with_name("edited.sqlite")
+        shutil.copy2(folder / LEDGER, copy)
+        edit(copy)
+        if _chained(copy):
+            wrong.append(f"not noticed: {name}")
+        copy.unlink()
+    shutil.copy2(older, folder / LEDGER)
+    if _holds(folder):
+        wrong.append("not noticed: an older copy put back")
+    tried = len(_EDITS) + 1
+    return Check(
+        name="ledger",
+        passed=not wrong,
+        figure="; ".join(wrong) or f"holds after two runs; {tried} of {tried} edits noticed",
+    )
+
+
+def _holds(folder: Path) -> bool:
+    """Whether a site opens and its ledger holds, its seal included."""
+    try:
+        site = Site.open(folder)
+        try:
+            site.ledger.verify()
+        finally:
+            site.ledger.close_file()
+    except DpRiskError:
+        return False
+    return True
+
+
+def _chained(path: Path) -> bool:
+    """Whether the entries of a ledger hold, without its seal."""
+    try:
+        ledger = Ledger.open(path)
+        try:
+            ledger.audit()
+        finally:
+            ledger.close_file()
+    except DpRiskError:
+        return False
+    return True
+
+
+def _cheaper(path: Path) -> None:
+    """Double the noise of a charge and make all hashes anew; nobody has the key to sign them."""
+    connection = sqlite3.connect(path)
+    _unguard(connection)
+    rows = connection.execute(
+        "SELECT sequence, time, kind, body, previous FROM entry ORDER BY sequence"
+    ).fetchall()
+    before = str(rows[0][4])
+    for sequence, time, kind, body, _ in rows:
+        if kind == "charge":
+            said = json.loads(body)
+            said["event"]["noise_multiplier"] *= 2
+            body = canonical(said).decode()
+        made = entry_hash(before, sequence, time, kind, body)
+        connection.execute(
+            "UPDATE entry SET body = ?, previous = ?, hash = ? WHERE sequence = ?",
+            (body, before, made, sequence),
+        )
+        before = made
+    connection.commit()
+    connection.close()
+
+
+def _sql(statement: str) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        connection = sqlite3.connect(path)
+        _unguard(connection)
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    return edit
+
+
+def _unguard(connection: sqlite3.Connection) -> None:
+    """Drop what guards the table: an owner of the file can do that."""
+    for (name,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    ).fetchall():
+        connection.execute(f'DROP TRIGGER "{name}"')
+
+
+_CHARGE = "sequence = (SELECT MIN(sequence) FROM entry WHERE kind = 'charge')"
+_EDITS: Mapping[str, Callable[[Path], None]] = {
+    "a word of a charge changed": _sql(
+        f"UPDATE entry SET body = replace(body, 'training', 'trainings') WHERE {_CHARGE}"
+    ),
+    "a charge removed": _sql(f"DELETE FROM entry WHERE {_CHARGE}"),
+    "a charge called something else": _sql(f"UPDATE entry SET kind = 'note' WHERE {_CHARGE}"),
+    "a charge made cheaper, with new hashes": _cheaper,
+}
+
+ATTACKS = (policy, reservation, ledger)

@@ -1,0 +1,198 @@
+"""Scratch sites behind the real apps: runs through the ServerApp, and questions of a liar."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from numpy.typing import NDArray
+
+from clients.app import make_app as make_client
+from dp_risk import wire
+from dp_risk.cli.audit.spies import Spy
+from dp_risk.cli.settings import Settings
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.release import Release
+from server.app import make_app as make_server
+from server.exchange import ask
+from server.grids import InProcessGrid
+from server.job import Job
+
+# Whatever is computed from it, a weight does not move by a bit that counts.
+FROZEN = 1e-300
+_TIMEOUT = 60.0
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Bench:
+    """Sites under watch, and everything that left them.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration of the runs.
+    folders : sequence of Path
+        Site folders.
+    amnesia : bool
+        Forget every site between two messages.
+    transcript : bool
+        Keep every reply in full; without it releases alone are kept.
+
+    Attributes
+    ----------
+    spy : Spy
+        What was read.
+    releases : list of (str, Release)
+        Releases in order, with the name of the site's folder.
+    messages : list of dict
+        Every reply as fields, where a transcript is kept.
+    plan : Plan or None
+        Plan of the last run.
+    """
+
+    def __init__(
+        self, settings: Settings, folders: Sequence[Path], *, transcript: bool = False
+    ) -> None:
+        self.settings = settings
+        self.spy = Spy()
+        self.releases: list[tuple[str, Release]] = []
+        self.messages: list[dict[str, Any]] = []
+        self.plan: Plan | None = None
+        self._transcript = transcript
+        self._folders = {number + 2: folder for number, folder in enumerate(folders)}
+        app = make_client(remember=not settings.grid.amnesia, open_site=self.spy.open)
+        sites = {node: str(folder.resolve()) for node, folder in self._folders.items()}
+        self.grid = InProcessGrid(app, sites, self._hear)
+
+    @property
+    def nodes(self) -> list[int]:
+        """Flower node ids of the sites, in the order of their folders."""
+        return list(self._folders)
+
+    def folder(self, node: int) -> Path:
+        """Return the folder of a site."""
+        return self._folders[node]
+
+    def _hear(self, request: Message, reply: Message) -> None:
+        name = self._folders[request.metadata.dst_node_id].name
+        if self._transcript:
+            self.messages.append(fields(request, reply))
+        if reply.has_content() and wire.RECEIPT in reply.content:
+            self.releases.append((name, wire.read_release(reply.content)))
+
+    def run(
+        self, folder: Path, *, start: Arrays | None = None, frozen: bool = False, **privacy: Any
+    ) -> dict[str, Any]:
+        """Do one federated run; return `run.json`.
+
+        Parameters
+        ----------
+        folder : Path
+            A new folder of the run.
+        start : mapping of str to ndarray, optional
+            Weights to start from.
+        frozen : bool
+            Keep the weights where they are.
+        **privacy
+            Fields of the privacy settings to change.
+        """
+        folder.mkdir(parents=True)
+        settings, federation = self.settings, self.settings.federation
+        if frozen:
+            federation = dataclasses.replace(federation, learning_rate=FROZEN)
+        if start is not None:
+            safetensors.numpy.save_file(dict(start), folder / "start.safetensors")
+        job = Job(
+            run=f"audit-{secrets.token_hex(8)}",
+            folder=folder.resolve(),
+            dataset=settings.data.dataset,
+            schema=settings.data.load_schema().to_dict(),
+            model=settings.model_name,
+            model_options=settings.model_options,
+            privacy=dataclasses.replace(settings.asked, **privacy),
+            federation=dataclasses.replace(federation, sites=len(self._folders)),
+            seed=settings.seed,
+            capacity=settings.evaluation.capacity,
+            memory=None,
+            start=None if start is None else (folder / "start.safetensors").resolve(),
+        )
+        context = Context(
+            run_id=1, node_id=1, node_config={}, state=RecordDict(),
+            run_config={"job": job.to_json()},
+        )  # fmt: skip
+        with self.spy.counting():
+            make_server(self)(self.grid, context)
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        return record
+
+    def planned(self, plan: Plan) -> None:
+        """Keep the plan."""
+        self.plan = plan
+
+    def stepped(self, *_: object) -> float | None:
+        """Do nothing."""
+        return None
+
+    def ask(
+        self, node: int, kind: str, values: Mapping[str, Any], weights: Arrays | None = None
+    ) -> RecordDict:
+        """Ask one site anything; return the content of its reply."""
+        return ask(self.grid, [node], kind, values, weights, _TIMEOUT)[node]
+
+    def statement(self, node: int) -> dict[str, Any]:
+        """Return what a site says of itself."""
+        return wire.read_statement(self.ask(node, "query.status", {}))
+
+    def enrol(self, node: int, plan: Plan) -> RecordDict:
+        """Enrol a plan at one site."""
+        return self.ask(node, "query.enrol", {"plan": plan.to_dict(), "run": plan.run})
+
+    def release(
+        self, node: int, plan: Plan, purpose: str, round: int, weights: Arrays | None, **more: Any
+    ) -> RecordDict:
+        """Ask one site for a release."""
+        kind = "train" if purpose == "training" else f"query.{purpose}"
+        values = {"plan": plan.digest, "round": round, **more}
+        return self.ask(node, kind, values, weights)
+
+
+def fields(request: Message, reply: Message) -> dict[str, Any]:
+    """Return everything that a reply says, and which question it answers."""
+    out: dict[str, Any] = {"answers": request.metadata.message_type}
+    if not reply.has_content():
+        return {**out, "error": True}
+    for name, record in reply.content.items():
+        for key, value in record.items():
+            if isinstance(record, ArrayRecord):
+                array = value.numpy()
+                # How many bins there are is the server's choice, from what was released before.
+                edges = wire.read_request(request).values.get("edges")
+                if edges is not None:
+                    out[f"{name}.{key}.unasked"] = array.size - 2 * (len(edges) + 1)
+                    array = array[:1]
+                else:
+                    out[f"{name}.{key}.bytes"] = len(value.data)
+                out[f"{name}.{key}"] = array
+            elif key == "json":
+                out[name] = json.loads(str(value))
+            else:
+                out[f"{name}.{key}"] = value
+    return out
+
+
+def stacked(
+    releases: Sequence[tuple[str, Release]], purpose: str, name: str
+) -> NDArray[np.float64]:
+    """Return one array of all releases of a purpose, shape (sites, rounds, ...)."""
+    by_site: dict[str, list[NDArray[np.float64]]] = {}
+    for site, release in releases:
+        if release.purpose == purpose:
+            by_site.setdefault(site, []).append(release.arrays[name])
+    return np.array([by_site[site] for site in sorted(by_site)])

@@ -1,0 +1,232 @@
+"""The configured run, under watch: its noise, its samples, its reads and its charges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.site import LEDGER
+from dp_risk.audit import counting
+from dp_risk.audit.accounting import Claim, Spent
+from dp_risk.audit.findings import Check
+from dp_risk.audit.noise import Residuals, planned_std
+from dp_risk.audit.sampler import Batches
+from dp_risk.cli.audit.bench import Bench, stacked
+from dp_risk.cli.audit.scratch import Scratch, embedding
+from dp_risk.cli.audit.spies import Paid, Watch
+from dp_risk.cli.settings import Audit
+from dp_risk.privacy.ledger import Ledger
+from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
+from dp_risk.types import RandomnessKind, Split
+
+_CODES = 128
+_FRESH_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One federated run as it was configured, and what was seen of it."""
+
+    bench: Bench
+    plan: Plan
+    record: dict[str, Any]
+    noise: Residuals
+
+    @property
+    def watches(self) -> dict[str, Watch]:
+        """What was read, by site."""
+        return self.bench.spy.watches
+
+
+def observe(scratch: Scratch, asked: Audit) -> Observed:
+    """Do the configured run, with reserved codes that no unit has.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        Where the sites are made.
+    asked : Audit
+        How much of the configured run is done.
+    """
+    federation = scratch.settings.federation
+    reserved = scratch.reserved(codes=_CODES, slots=1)
+    changes: dict[str, Any] = {}
+    if asked.max_rounds is not None:
+        changes["rounds"] = min(asked.max_rounds, federation.rounds or asked.max_rounds)
+    if asked.max_sites is not None:
+        changes["sites"] = min(asked.max_sites, federation.sites)
+    rows = scratch.rows(asked.max_rows, seed=scratch.settings.seed)
+    sites = changes.pop("sites", None)
+    settings, folders = scratch.sites("run", reserved, rows, sites=sites, **changes)
+    bench = Bench(settings, folders)
+    record = bench.run(scratch.folder / "run" / "run")
+    plan = bench.plan
+    assert plan is not None
+    weights = embedding(scratch.module(reserved), reserved)
+    released = stacked(bench.releases, TRAINING, weights)[:, :, reserved.codes.start :]
+    noise = Residuals(
+        name="reserved codes",
+        values=released.reshape(*released.shape[:2], -1),
+        std=planned_std(plan.clip_norm, plan.noise_multiplier, plan.dimension)
+        * math.sqrt(plan.steps_per_round),
+    )
+    return Observed(bench=bench, plan=plan, record=record, noise=noise)
+
+
+def batches(observed: Observed) -> list[Batches]:
+    """Return the units of every training step, by site."""
+    found = []
+    for site, watch in observed.watches.items():
+        steps = [step for paid in watch.rounds if _is(paid, TRAINING) for step in paid.steps]
+        found.append(Batches(site=site, units=watch.sizes[Split.TRAIN], steps=steps))
+    return found
+
+
+def _is(paid: Paid, purpose: str) -> bool:
+    return paid.key[1] == purpose
+
+
+def steps_charged(bench: Bench) -> Check:
+    """Check that every computed or released round was charged once, for all of its steps."""
+    plan = bench.plan
+    assert plan is not None
+    seen = [
+        counting.Seen(site=site, purpose=r.purpose, round=r.round, steps=0, reads=1)
+        for site, r in bench.releases
+    ]
+    charges = []
+    for node in bench.nodes:
+        site = bench.folder(node).name
+        for paid in bench.spy.watches[site].rounds:
+            _, purpose, round = paid.key
+            steps = len(paid.steps) if purpose == TRAINING else 1
+            seen.append(
+                counting.Seen(site=site, purpose=purpose, round=round, steps=steps, reads=1)
+            )
+        charges += _charges(bench.folder(node), plan)
+    planned = {line.name: line.total.count // plan.max_sites_per_unit for line in plan.schedule}
+    return counting.steps_charged(seen, charges, planned)
+
+
+def _charges(folder: Path, plan: Plan) -> list[counting.Charge]:
+    """Return a run's charges; one for another event than the plan's pays for no step."""
+    events = {line.name: line.event.to_dict() for line in plan.schedule}
+    ledger = Ledger.open(folder / LEDGER)
+    bodies = [e.body for e in ledger.entries() if e.kind == "charge" and e.body["run"] == plan.run]
+    ledger.close_file()
+    return [
+        counting.Charge(
+            site=folder.name,
+            purpose=body["purpose"],
+            round=body["round"],
+            steps=int(body["event"]["count"]) // plan.max_sites_per_unit
+            if body["event"] == events.get(body["purpose"])
+            else 0,
+        )
+        for body in bodies
+    ]
+
+
+def reads(benches: Sequence[Bench]) -> Check:
+    """Check that rows were read by paid rounds only, of the account that paid."""
+    found = []
+    for bench in benches:
+        for site, watch in bench.spy.watches.items():
+            for read in watch.reads:
+                paid = read.paid
+                found.append(
+                    counting.Read(
+                        site=site,
+                        split=read.split,
+                        purpose=None if paid is None else paid.key[1],
+                        charged=paid is not None and paid.charge is not None,
+                        allowed_split=None if paid is None else _allowed(paid),
+                        beyond_sample=0 if paid is None else _beyond(paid),
+                    )
+                )
+    return counting.reads_in_mechanisms(found)
+
+
+def _allowed(paid: Paid) -> str | None:
+    """Return the split that a purpose may read: an account of both pays for either."""
+    if paid.split == Split.BOTH:
+        return Split.TRAIN if paid.key[1] in (COUNTS, TRAINING) else Split.HOLDOUT
+    return paid.split
+
+
+def _beyond(paid: Paid) -> int:
+    """Return how many reads a mechanism had no use for."""
+    whole = 1 if paid.key[1] in (SCORE_BINS, EVALUATION) else 0
+    return paid.beyond + max(0, paid.whole - whole)
+
+
+def system_randomness(benches: Sequence[Bench]) -> Check:
+    """Check that every paid round drew a key of its own from the operating system."""
+    rounds = [
+        paid for bench in benches for watch in bench.spy.watches.values() for paid in watch.rounds
+    ]
+    dry = [paid for paid in rounds if paid.fresh_bytes < _FRESH_BYTES]
+    seeded = [b for b in benches if b.plan and b.plan.randomness == RandomnessKind.SEEDED]
+    figure = f"{len(dry)} of {len(rounds)} paid rounds drew fewer than 256 fresh random bits"
+    if seeded:
+        figure = "the run asks for noise that can be repeated"
+    passed = bool(rounds) and not dry and not seeded
+    return Check(name="system_randomness", passed=passed, figure=figure)
+
+
+def splits_disjoint(benches: Sequence[Bench]) -> Check:
+    """Check that no unit was read for training in one run and for evaluation in another."""
+    train: list[NDArray[np.bytes_]] = []
+    holdout: list[NDArray[np.bytes_]] = []
+    for bench in benches:
+        for watch in bench.spy.watches.values():
+            for purpose, ids in watch.ids.items():
+                side = holdout if purpose in (SCORE_BINS, EVALUATION) else train
+                side.append(np.array(sorted(ids), dtype="S64"))
+    return counting.splits_disjoint(train, holdout)
+
+
+def claims(observed: Observed) -> list[Claim]:
+    """Return every epsilon that the run states, with what was seen to run under it."""
+    plan, record, found = observed.plan, observed.record, []
+    by_split: dict[str, list[Spent]] = {}
+    noise = {
+        TRAINING: plan.noise_multiplier,
+        COUNTS: plan.counts_noise,
+        SCORE_BINS: plan.score_bins_noise,
+        EVALUATION: plan.evaluation_noise,
+    }
+    [watch, *_] = observed.watches.values()
+    lines = {line.name: line for line in plan.schedule}
+    for purpose, line in lines.items():
+        steps = sum(
+            len(paid.steps) if purpose == TRAINING else 1
+            for paid in watch.rounds
+            if _is(paid, purpose)
+        )
+        if steps:
+            spent = Spent(
+                noise_multiplier=noise[purpose],
+                sampling_rate=plan.sampling_rate if purpose == TRAINING else 1.0,
+                steps=steps * plan.max_sites_per_unit,
+            )
+            by_split.setdefault(line.split, []).append(spent)
+    for split, parts in by_split.items():
+        asked: dict[str, Any] = {"delta": plan.delta, "spent": parts}
+        found.append(Claim(name=f"the plan ({split})", epsilon=float(plan.epsilon or 0), **asked))
+        found.append(
+            Claim(name=f"run.json ({split})", epsilon=float(record["epsilon_spent"]), **asked)
+        )
+        ledger = Ledger.open(observed.bench.folder(observed.bench.nodes[0]) / LEDGER)
+        balance, order = ledger.state.balances[Split(split)], ledger.filter.order
+        ledger.close_file()
+        found.append(
+            Claim(name=f"the filter ({split})", epsilon=balance.spent_epsilon, order=order, **asked)
+        )
+    return found

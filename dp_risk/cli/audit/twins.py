@@ -1,0 +1,308 @@
+"""Two sites that differ in one unit: how far it moves each release, and what else it changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dp_risk import wire
+from dp_risk.audit.counting import Change
+from dp_risk.audit.noise import Residuals, planned_std
+from dp_risk.cli.audit.bench import Bench
+from dp_risk.cli.audit.probe import gradients
+from dp_risk.cli.audit.reserved import (
+    COLUMN,
+    Reserved,
+    coded_folder,
+    plant,
+    replace_rows,
+    side,
+    table_of,
+)
+from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
+from dp_risk.cli.settings import Settings
+from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
+from dp_risk.types import RandomnessKind, Split, Unit
+
+HEAVY, NOT_A_NUMBER, UNREADABLE = "heavy", "not a number", "codes out of range"
+UNITS = (HEAVY, NOT_A_NUMBER, UNREADABLE)
+_ROWS, _CODES, _ROUNDS = 24, 16, 3
+_MOST_SLOTS = 4096
+_NOISE = 20.0
+_EDGES = [-1.0, 0.0, 1.0]
+# Rounding to the grid costs at most this, and the noise is scaled up for it.
+_ROUNDING = 1.011
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twins:
+    """One scratch site, and copies of it with one unit more on either side of the split.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        Where they are made.
+    reserved : Reserved
+        The extended schema.
+    settings : Settings
+        Configuration of the site.
+    folder : Path
+        The site without the unit; it is never opened itself, only copied.
+    """
+
+    scratch: Scratch
+    reserved: Reserved
+    settings: Settings
+    folder: Path
+
+    @classmethod
+    def make(cls, scratch: Scratch, name: str, *, slots: int, private: bool) -> Twins:
+        """Make the site of which copies are compared."""
+        reserved = scratch.reserved(codes=_CODES, slots=slots)
+        settings, [folder] = scratch.sites(
+            name,
+            reserved,
+            scratch.rows(_ROWS, seed=0),
+            sites=1,
+            private=private,
+            rounds=_ROUNDS,
+            steps_per_round=1,
+        )
+        return cls(scratch=scratch, reserved=reserved, settings=settings, folder=folder)
+
+    def copy(self, name: str, unit: str | None = None) -> Path:
+        """Copy the site, with one unit more in training and one in the holdout, or none."""
+        copy = self.folder.parent.parent / name / self.folder.name
+        shutil.copytree(self.folder, copy)
+        if unit is None:
+            return copy
+        words = self._words(copy)
+        records = 1
+        if self.settings.privacy_values["unit"] == Unit.ACCOUNT:
+            records = 4 * int(self.settings.privacy_values["max_records_per_account"])
+        label = self.reserved.labels[1]
+        plant(copy, self.reserved, dict.fromkeys(words, label), records=records)
+        if unit != HEAVY:
+            _spoil(coded_folder(copy), self.reserved, unit)
+        return copy
+
+    def _words(self, site: Path) -> list[str]:
+        """Return a word whose unit is trained on and one whose unit is held out."""
+        words = list(self.reserved.words(self.reserved.codes).values())
+        label = self.reserved.labels[1]
+        rows = self.reserved.rows(table_of(site), dict.fromkeys(words, label), records=1)
+        held = side(site, self.reserved, rows)
+        chosen = [words[int(np.flatnonzero(~held)[0])]]
+        return chosen + [words[int(i)] for i in np.flatnonzero(held)[:1]]
+
+
+def _spoil(coded: Path, reserved: Reserved, unit: str) -> None:
+    for split in (Split.TRAIN, Split.HOLDOUT):
+        codes, labels = (np.load(coded / split / f"{name}.npy") for name in ("codes", "labels"))
+        values = np.load(coded / split / "values.npy")
+        chosen = codes.max(1, initial=0) >= reserved.codes.start
+        if unit == UNREADABLE:
+            codes[chosen] = 2**31 - 1
+        elif split is Split.TRAIN:
+            labels[chosen] = np.nan
+            values[chosen] = np.inf
+        else:
+            values[chosen] = np.nan
+            labels[chosen] = np.nan
+        for name, array in (("codes", codes), ("values", values), ("labels", labels)):
+            np.save(coded / split / f"{name}.npy", array)
+
+
+def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
+    """Yield how far one unit moves every kind of release when the noise is the same.
+
+    Parameters
+    ----------
+    scratch : Scratch
+        Where the sites are made.
+    plan : Plan
+        Plan of the configured run.
+    """
+    # A gradient far above the clip norm of all other units together.
+    slots = min(_MOST_SLOTS, int(20 * _ROWS * max(1.0, plan.clip_norm)))
+    twins = Twins.make(scratch, "pair", slots=slots, private=False)
+    reserved, module = twins.reserved, scratch.module(twins.reserved)
+    start = starting_weights(module, reserved)
+    _, norm = gradients(module, start, reserved, embedding(module, reserved))[1]
+    without = _releases(twins, twins.copy("pair-without"), plan, start)
+    for unit in UNITS:
+        moved = _releases(twins, twins.copy(f"pair-{unit}", unit), plan, start)
+        for (purpose, round), before in without.items():
+            bound = plan.clip_norm if purpose == TRAINING else 1.0
+            after = moved.get((purpose, round))
+            distance = float("inf")
+            if after is not None and set(after) == set(before):
+                distance = float(
+                    np.sqrt(sum(np.square(after[k] - before[k]).sum() for k in before))
+                )
+            readable = unit == HEAVY
+            yield Change(
+                name=unit,
+                purpose=purpose,
+                moved=distance,
+                allowed=bound * _ROUNDING,
+                least=0.98 * bound if readable else 0.0,
+                raw_norm=norm if readable and purpose == TRAINING else None,
+            )
+
+
+Releases = dict[tuple[str, int], Mapping[str, NDArray[Any]]]
+
+
+def _releases(
+    twins: Twins, site: Path, configured: Plan, start: Mapping[str, NDArray[Any]]
+) -> Releases:
+    """Ask one site for everything that there is, with repeatable noise."""
+    bench = Bench(twins.settings, [site])
+    [node] = bench.nodes
+    plan = comparable(bench, twins, configured, run="pair", randomness=RandomnessKind.SEEDED)
+    if wire.is_refusal(bench.enrol(node, plan)):
+        return {}
+    return everything(bench, plan, start)
+
+
+def everything(bench: Bench, plan: Plan, weights: Mapping[str, NDArray[Any]]) -> Releases:
+    """Ask for every release of an enrolled plan, at the same weights and bins."""
+    [node] = bench.nodes
+    found: Releases = {}
+    asked: list[tuple[str, int, Any, dict[str, Any]]] = [
+        (COUNTS, 0, None, {}),
+        *((TRAINING, round, weights, {}) for round in range(plan.rounds)),
+        (SCORE_BINS, 0, weights, {}),
+        (EVALUATION, 0, weights, {"edges": _EDGES}),
+    ]
+    for purpose, round, at, more in asked:
+        content = bench.release(node, plan, purpose, round, at, **more)
+        if wire.RECEIPT in content:
+            found[purpose, round] = wire.read_release(content).arrays
+    return found
+
+
+def comparable(bench: Bench, twins: Twins, configured: Plan, **changes: Any) -> Plan:
+    """Return the configured plan for a twin: every purpose, and all units in each step.
+
+    The noise is cheap enough for any budget, and is what it says.
+    """
+    [node] = bench.nodes
+    said = bench.statement(node)
+    module = twins.scratch.module(twins.reserved)
+    plan = dataclasses.replace(
+        configured,
+        schema=said["schema"],
+        dimension=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        noise_multiplier=_NOISE,
+        sampling_rate=1.0,
+        rounds=_ROUNDS,
+        steps_per_round=1,
+        counts_noise=_NOISE,
+        score_bins_noise=_NOISE,
+        evaluation_noise=_NOISE,
+        stable_ids=said["stable_ids"],
+        min_sites=1,
+        participants={said["site"]: said["key"]},
+        **changes,
+    )
+    return dataclasses.replace(plan, epsilon=1.001 * plan.cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcripts:
+    """Everything that left in several runs, without and with one unit."""
+
+    without: list[list[dict[str, Any]]]
+    with_unit: Mapping[str, list[list[dict[str, Any]]]]
+    benches: list[Bench]
+
+
+def transcripts(twins: Twins, *, repeats: int) -> Transcripts:
+    """Train on D and on D plus a unit, several times each.
+
+    Parameters
+    ----------
+    twins : Twins
+        Sites that call their rows private.
+    repeats : int
+        Runs of each kind.
+    """
+    benches: list[Bench] = []
+
+    def run(name: str, unit: str | None) -> list[dict[str, Any]]:
+        bench = Bench(twins.settings, [twins.copy(name, unit)], transcript=True)
+        bench.run(twins.scratch.folder / f"{name}-run")
+        benches.append(bench)
+        return bench.messages
+
+    without: list[list[dict[str, Any]]] = []
+    with_unit: dict[str, list[list[dict[str, Any]]]] = {HEAVY: [], UNREADABLE: []}
+    # In turns, so that what drifts with time is constant on neither side.
+    for number in range(repeats):
+        without.append(run(f"spied-without-{number}", None))
+        for unit, found in with_unit.items():
+            found.append(run(f"spied-{unit}-{number}", unit))
+    # The same people in another order, and some new ones: nobody may change sides.
+    bench = Bench(twins.settings, [_edited(twins)])
+    bench.run(twins.scratch.folder / "spied-edited-run")
+    benches.append(bench)
+    return Transcripts(without=without, with_unit=with_unit, benches=benches)
+
+
+def _edited(twins: Twins) -> Path:
+    copy = twins.copy("spied-edited")
+    table = table_of(copy)
+    more = twins.scratch.rows(_ROWS + 7, seed=1)
+    more = more.append_column(COLUMN, pa.nulls(more.num_rows, pa.string()))
+    order = np.arange(table.num_rows)[::-1]
+    mixed = [table.take(order), more.cast(table.schema)]
+    replace_rows(copy, pa.concat_tables(mixed))
+    return copy
+
+
+def repeated(twins: Twins, plan: Plan, *, repeats: int) -> list[Residuals]:
+    """Return the noise of every kind of release, in all coordinates: equal runs differ in it only.
+
+    Parameters
+    ----------
+    twins : Twins
+        Sites that call their rows private.
+    plan : Plan
+        Plan of the configured run.
+    repeats : int
+        Runs, at least 2.
+    """
+    bench = Bench(twins.settings, [twins.copy("repeated")])
+    [node] = bench.nodes
+    start = starting_weights(twins.scratch.module(twins.reserved), twins.reserved)
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for number in range(repeats):
+        own = comparable(bench, twins, plan, run=f"repeated-{number}")
+        bench.enrol(node, own)
+        for (purpose, _), arrays in everything(bench, own, start).items():
+            flat = np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
+            found.setdefault(purpose, []).append(flat)
+        bench.ask(node, "query.close", {"run": own.run})
+    out = []
+    for purpose, releases in found.items():
+        values = np.array(releases)
+        bound = plan.clip_norm if purpose == TRAINING else 1.0
+        out.append(
+            Residuals(
+                name=purpose,
+                values=(values - values.mean(0))[None],
+                std=planned_std(bound, _NOISE, values.shape[1]),
+                centred=True,
+            )
+        )
+    return out

@@ -1,0 +1,67 @@
+"""What a planted defect is, and an audit that must catch it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from dp_risk.audit.findings import Findings
+from dp_risk.cli.audit.audit import examine
+from dp_risk.cli.audit.scratch import Scratch
+from dp_risk.cli.compose import settings
+from tests import federation
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """A small change of the real code, and the check that must notice it.
+
+    Parameters
+    ----------
+    name : str
+        What is wrong, in words; the row of the matrix in docs/audit.md.
+    checks : sequence of str
+        Checks that must all fail; others may.
+    plant : callable
+        Patches the code; undone by pytest.
+    overrides : sequence of str
+        Configuration in which it shows.
+    fast : bool
+        Whether `make test` tries it; `make test-all` tries all.
+    """
+
+    name: str
+    checks: Sequence[str]
+    plant: Patch
+    overrides: Sequence[str] = ()
+    fast: bool = False
+
+
+def audited(overrides: Sequence[str], *, rows: int = 300) -> Findings:
+    """Audit a tiny public data set in this process, with the quick profile."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pq.write_table(federation.rows(rows), folder / "tiny.parquet")
+        (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA))
+        tiny = [
+            "data=file",
+            f"data.path={folder / 'tiny.parquet'}",
+            f"data.schema={folder / 'tiny.schema.yaml'}",
+            "data.delta=1e-5",
+            "data.public=true",
+            "partition=iid",
+            "federation.sites=2",
+            "federation.rounds=8",
+            "privacy.epsilon=2",
+            "audit=quick",
+        ]
+        asked = settings([*tiny, *overrides])
+        return examine(Scratch(settings=asked, folder=folder / "scratch"), lambda *_: None)
