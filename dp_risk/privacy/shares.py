@@ -142,3 +142,29 @@ class ShareGrid:
     def decode(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return a sum of whole steps in the units of `clip_norm`, shape (dimension,)."""
         return total.astype(np.float64) * self.step
+
+
+def grid_of(
+    share: ShareGrid | None, *, clip_norm: float, noise_multiplier: float, dimension: int
+) -> Grid | ShareGrid:
+    """Return the grid that a mechanism rounds to and draws from.
+
+    Parameters
+    ----------
+    share : ShareGrid or None
+        Of the secure sum that the mechanism's output goes into; None where a site adds all of the
+        noise itself.
+    clip_norm, noise_multiplier, dimension
+        The mechanism's own, as in `ShareGrid`.
+
+    Raises
+    ------
+    ValueError
+        If the share is of a sum of another kind, or a number is out of the grid's range.
+    """
+    if share is None:
+        return Grid(clip_norm=clip_norm, noise_multiplier=noise_multiplier, dimension=dimension)
+    own = (clip_norm, noise_multiplier, dimension)
+    if (share.clip_norm, share.noise_multiplier, share.dimension) != own:
+        raise ValueError("a share of another sum than the mechanism's")
+    return share

@@ -94,3 +94,9 @@ class RunKeys:
         """
         for kind in ("secret", "enrolled"):
             self._path(run, kind).unlink(missing_ok=True)
+
+    def forget_others(self, run: str) -> None:
+        """Delete what is kept of every other run: those that nobody closed, when one opens."""
+        for path in self._folder.glob("*"):
+            if path.stem != run:
+                path.unlink(missing_ok=True)

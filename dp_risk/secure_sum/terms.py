@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
 
-from dp_risk.privacy.plan import NAME
+from dp_risk.privacy.plan import MAX_UNITS, NAME, Plan
 from dp_risk.privacy.release import digest
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.secure_sum.masks import Round
@@ -109,6 +109,43 @@ class Terms:
                     line.grid(participants, self.max_colluding)
             except ValueError as error:
                 raise ConfigurationError(f"secure sum: {line.purpose}: {error}") from None
+
+    @classmethod
+    def of(cls, plan: Plan, roster: Mapping[str, str]) -> Terms:
+        """Return the terms of a plan whose trust is distributed.
+
+        Parameters
+        ----------
+        plan : Plan
+            The run's plan.
+        roster : mapping of str to str
+            As above; a server, which checks no statement, takes the plan's participants.
+
+        Raises
+        ------
+        ConfigurationError
+            As above, and if the plan has another trust.
+        """
+        if plan.max_colluding is None:
+            raise ConfigurationError("secure sum: the plan has another trust")
+        return cls(
+            run=plan.run,
+            plan_digest=plan.digest,
+            roster=roster,
+            min_sites=plan.min_sites,
+            max_colluding=plan.max_colluding,
+            lines=tuple(
+                Line(
+                    purpose=line.name,
+                    rounds=line.rounds,
+                    clip_norm=plan.sums[line.name].clip_norm,
+                    noise_multiplier=plan.sums[line.name].noise_multiplier,
+                    dimension=plan.sums[line.name].dimension,
+                    units=MAX_UNITS,
+                )
+                for line in plan.schedule
+            ),
+        )
 
     @cached_property
     def roster_digest(self) -> str:
