@@ -110,7 +110,7 @@ def noise_std(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
     if (refusal := unusable(name, groups)) is not None:
         return refusal
     tails: list[Tail] = []
-    ratios: list[tuple[float, float, Residuals]] = []
+    ratios: list[tuple[float, Residuals]] = []
     noiseless = 0
     for group in groups:
         sites, rounds, coordinates = group.values.shape
@@ -137,19 +137,19 @@ def noise_std(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
             )
             tails.append(Tail(p_value=float(p_values[worst]) * p_values.size, figure=figure))
             if axes == (0, 1, 2):
-                ratios.append((float(p_values), float(ratio), group))
+                ratios.append((float(ratio), group))
             if axes == (2,):
                 noiseless += int(((p_values * p_values.size < alpha) & (ratio < 0.5)).sum())
     if not ratios:
         return verdict(name, [], f"fewer than {ENOUGH} draws in every group", alpha=alpha)
-    _, ratio, group = min(ratios, key=lambda found: found[0])
+    ratio, group = max(ratios, key=lambda found: found[1].draws)
     level = alpha / len(tails) / 2
     low, high = np.sqrt(stats.chi2.ppf([level, 1 - level], group.draws) / group.draws)
     check = verdict(
         name,
         tails,
-        f"worst group {group.name}: measured/planned {ratio:.4f} over {group.draws} draws,"
-        f" allowed {low:.4f} to {high:.4f}",
+        f"{ratio:.4f} of the planned std over {group.draws:,} draws of {group.name},"
+        f" allowed {low:.4f} to {high:.4f}; {len(ratios)} kinds of releases",
         alpha=alpha,
     )
     if not noiseless:

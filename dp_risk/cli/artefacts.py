@@ -19,9 +19,11 @@ from dp_risk.models.additive import shapes
 from dp_risk.privacy import keys as keyring
 from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.release import canonical
+from dp_risk.report.audit_facts import build_audit
 from dp_risk.report.facts import build
 from dp_risk.report.render import render
 from dp_risk.types import ConfigurationError, VerificationError
+from server.provenance import commit, versions
 
 SCHEMA_VERSION = 1
 _MANIFEST = "manifest.json"
@@ -111,7 +113,12 @@ def write_report(folder: Path, *, html: bool) -> None:
 
 def write_audit_report(folder: Path, *, html: bool) -> None:
     """Build `report.json` from `audit.json` and render it."""
-    del html
+    audit = read_json(folder / "audit.json")
+    config = (folder / "config.yaml").read_text()
+    report = build_audit(audit, config, versions(), commit())
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    if html:
+        (folder / "report.html").write_text(render(report))
 
 
 def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
@@ -260,6 +267,9 @@ def verify(folder: Path, keys: Path | None) -> list[str]:
 
 def _heads(folder: Path, keys: Path | None) -> list[str]:
     """Check the signatures of the ledger heads that a run's record holds."""
+    if not (folder / "run.json").exists():
+        # An audit's ledgers were thrown away.
+        return []
     record = json.loads((folder / "run.json").read_text())
     # Records of older runs hold no signatures.
     signed = [site for site in record.get("sites", ()) if "ledger_signature" in site]

@@ -84,7 +84,7 @@ def build(
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "title": "Utility against epsilon" if kind == "frontier" else "Federated training run",
-        "subject": _subject(config_yaml) or run.get("dataset"),
+        "subject": subject(config_yaml) or run.get("dataset"),
         "claim": words.claim(kind, run, trusts),
         "not_private": words.not_private({**run, **({"trust": trusts[0]} if trusts else {})}),
         "settings": _settings(run),
@@ -129,8 +129,8 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _subject(config_yaml: str) -> str | None:
-    """Name of the data, where the configuration has one."""
+def subject(config_yaml: str) -> str | None:
+    """Return the name of the data, where the configuration has one."""
     try:
         config = yaml.safe_load(config_yaml)
     except yaml.YAMLError:

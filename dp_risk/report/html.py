@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 Cell = str | int | float | None
@@ -30,11 +31,35 @@ def signed(value: float, digits: int = 2) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")  # noqa: RUF001
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def prose(sentences: Sequence[object]) -> str:
+    """Return sentences as escaped HTML in which a line never breaks inside a number like 1e-05."""
+    text = " ".join(esc(sentence) for sentence in sentences)
+    return re.sub(r"\d+e-\d+", r'<span class="together">\g<0></span>', text)
+
+
+def percent(share: float | None) -> str:
+    """Return a share in [0, 1] as percent with the decimals that it needs, up to four."""
+    return number(None) if share is None else f"{round(100 * share, 4):g}\u00a0%"
+
+
+def figures(shown: Mapping[str, object]) -> str:
+    """Return names and values as a grid; both are escaped."""
+    cells = "".join(
+        f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in shown.items()
+    )
+    return f'<dl class="figures">{cells}</dl>'
+
+
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    marked: Collection[int] = (),
+) -> str:
     """Return a table that scrolls sideways on a narrow screen.
 
     Numbers and texts that look like numbers are aligned right; the first column is a row heading.
-    Every cell is escaped.
+    Every cell is escaped. Rows whose index is in `marked` stand out.
     """
     numeric = [
         all(_is_number(row[i]) for row in rows) and any(row[i] is not None for row in rows)
@@ -45,7 +70,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> 
         f'<th scope="col" class="{c}">{esc(h)}</th>' for h, c in zip(head, cls, strict=True)
     )
     body = "".join(
-        "<tr>"
+        ('<tr class="marked">' if n in marked else "<tr>")
         + "".join(
             f'<th scope="row" class="{c}">{esc(number(cell))}</th>'
             if i == 0
@@ -53,7 +78,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> 
             for i, (cell, c) in enumerate(zip(row, cls, strict=True))
         )
         + "</tr>"
-        for row in rows
+        for n, row in enumerate(rows)
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(caption)}"><table>'

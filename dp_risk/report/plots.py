@@ -66,7 +66,7 @@ def frontier(facts: Facts, metric: str, *, width: float, cls: str) -> str:
     )
     y = svg.Scale(low=low, high=high, start=bottom, end=top)
     edge = width - right
-    body = [_axes_y(y, left, edge), svg.text(left, 13, metric.upper(), "axis-title")]
+    body = [axes_y(y, left, edge), svg.text(left, 13, metric.upper(), "axis-title")]
     places = [x(e) for e in epsilons]
     for i in svg.thin(places, 26):
         body.append(svg.line(places[i], bottom, places[i], bottom + 5, "tick"))
@@ -144,7 +144,8 @@ def _series(
     return "".join(out)
 
 
-def _axes_y(y: svg.Scale, left: float, right: float, count: int = 5) -> str:
+def axes_y(y: svg.Scale, left: float, right: float, count: int = 5) -> str:
+    """Return a vertical axis: about `count` level lines with their numbers, and the base line."""
     marks = svg.ticks(y.low, y.high, count)
     step = marks[1] - marks[0] if len(marks) > 1 else 0.01
     out = []
@@ -241,7 +242,7 @@ def shape(facts: Facts, low: float, high: float) -> str:
     bottom, right = height - 24, width - 6
     y = svg.Scale(low=min(low, 0.0), high=max(high, 0.0), start=bottom, end=top)
     xs, ys = facts["x"], [float(v) for v in facts["y"]]
-    body = [_axes_y(y, left, right, 3), svg.line(left, y(0.0), right, y(0.0), "zero")]
+    body = [axes_y(y, left, right, 3), svg.line(left, y(0.0), right, y(0.0), "zero")]
     span = right - left
     if facts["kind"] == "linear":
         count = max(1, len(ys) - 1)
@@ -307,7 +308,7 @@ def reliability(points: Sequence[Facts], *, width: float, cls: str) -> str:
     left, top, bottom = 48.0, 26.0, side - 44
     x = svg.Scale(low=0.0, high=1.0, start=left, end=side - 16)
     y = svg.Scale(low=0.0, high=1.0, start=bottom, end=top)
-    body = [_axes_y(y, left, side - 16), svg.text(left, 13, "observed rate", "axis-title")]
+    body = [axes_y(y, left, side - 16), svg.text(left, 13, "observed rate", "axis-title")]
     for at in (0.0, 0.25, 0.5, 0.75, 1.0):
         body.append(svg.line(x(at), bottom, x(at), bottom + 5, "tick"))
         body.append(svg.text(x(at), bottom + 19, f"{at:g}", "tick-text", "middle"))
@@ -349,7 +350,7 @@ def progress(points: Sequence[tuple[float, float]], name: str, colour: int) -> s
     pad = 0.06 * max(high - low, 1e-3)
     y = svg.Scale(low=max(0.0, low - pad), high=high + pad, start=bottom, end=top)
     x = svg.Scale(low=points[0][0], high=points[-1][0], start=left + 6, end=right - 6)
-    body = [_axes_y(y, left, right, 4), svg.text(left, 13, name, "axis-title")]
+    body = [axes_y(y, left, right, 4), svg.text(left, 13, name, "axis-title")]
     marks = [t for t in svg.ticks(x.low, x.high, 6) if t == int(t)] or [points[0][0]]
     for mark in marks:
         body.append(svg.line(x(mark), bottom, x(mark), bottom + 5, "tick"))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dp_risk.report import plots
-from dp_risk.report.html import Cell, bullets, details, esc, number, section, signed, table
+from dp_risk.report.audit import AUDIT_SECTIONS
+from dp_risk.report.html import (
+    Cell,
+    bullets,
+    details,
+    esc,
+    figures,
+    number,
+    prose,
+    section,
+    signed,
+    table,
+)
 from dp_risk.report.utility import estimate_cells, utility
 from dp_risk.report.words import PURPOSE_WORDS, rounded_down, rounded_up, whose
 
@@ -54,6 +65,8 @@ _OF_ONE_RUN = (
 
 def title(report: Facts) -> str:
     """Title, warning box, the claim in words, and the figures behind it."""
+    if report["kind"] == "audit":
+        return ""
     subject = f'<p class="subject">{esc(report["subject"])}</p>' if report.get("subject") else ""
     box = ""
     if report["not_private"]:
@@ -62,22 +75,21 @@ def title(report: Facts) -> str:
             f'<aside class="warning" role="note"><strong>{what} not private</strong>'
             f"{bullets(report['not_private'])}</aside>"
         )
-    claim = " ".join(esc(sentence) for sentence in report["claim"])
-    claim = re.sub(r"\d+e-\d+", r'<span class="together">\g<0></span>', claim)
+    claim = prose(report["claim"])
     hidden = _OF_ONE_RUN if report["kind"] == "frontier" else ()
     if report["settings"].get("unit") != "account":
         hidden = (*hidden, *_ACCOUNT_ONLY)
     if "Trust: distributed" not in claim:
         hidden = (*hidden, "max_colluding")
-    figures = "".join(
-        f"<div><dt>{esc(words)}</dt><dd>{esc(_setting(name, report['settings'][name]))}</dd></div>"
+    shown = {
+        words: _setting(name, report["settings"][name])
         for name, words in SETTING_WORDS.items()
         if name in report["settings"] and name not in hidden
-    )
+    }
     return (
         f"<header>{subject}<h1>{esc(report['title'])}</h1></header>{box}"
         f'<section id="claim"><h2>The claim</h2><p class="claim">{claim}</p>'
-        f'<dl class="figures">{figures}</dl></section>'
+        f"{figures(shown)}</section>"
     )
 
 
@@ -354,17 +366,21 @@ def training(report: Facts) -> str:
 
 
 def limits(report: Facts) -> str:
-    """Assumptions, residual channels, unprotected quantities."""
+    """Assumptions, what was not audited, residual channels, unprotected quantities."""
     blocks = "".join(
         f"<h3>{words}</h3>{bullets(report[name])}"
         for name, words in (
             ("assumptions", "Assumptions"),
+            ("not_audited", "Not audited"),
             ("residual", "Residual channels"),
             ("unprotected", "Not protected"),
         )
-        if report[name]
+        if report.get(name)
     )
-    return section("limits", "What the claim rests on", blocks)
+    if not blocks:
+        return ""
+    what = "audit" if report["kind"] == "audit" else "claim"
+    return section("limits", f"What the {what} rests on", blocks)
 
 
 def configuration(report: Facts) -> str:
@@ -385,6 +401,7 @@ def configuration(report: Facts) -> str:
 
 SECTIONS: dict[str, Section] = {
     "title": title,
+    **AUDIT_SECTIONS,
     "frontier": frontier,
     "utility": utility,
     "sites": sites,

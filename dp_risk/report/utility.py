@@ -28,7 +28,7 @@ def utility(report: Facts) -> str:
     """Metrics with intervals, or why there are none."""
     facts, estimates = report["utility"], report.get("estimates")
     if not facts:
-        if report["kind"] == "frontier":
+        if report["kind"] != "run":
             return ""
         return section(
             "utility",

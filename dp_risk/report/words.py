@@ -45,6 +45,60 @@ PURPOSE_WORDS = {
     "tuning": "tuning (private selection)",
 }
 
+CHECK_WORDS = {
+    "noise_std": "The noise in the released sums has the planned spread, in every round.",
+    "noise_independence": "Noise is drawn anew: no correlation between coordinates, rounds, sites.",
+    "noise_shape": "The noise is Gaussian, not only of the right spread.",
+    "sensitivity": "One unit moves a sum by no more than the clipping norm allows.",
+    "malformed_units": "Units that are empty, huge or not numbers move a sum no further.",
+    "sampler": "Batches are Poisson samples at the planned rate.",
+    "steps_charged": "Every step that was taken was charged.",
+    "reads_in_mechanisms": "Private rows are read inside mechanisms only.",
+    "transcript": "Nothing leaves a site that no mechanism released: one unit more or less changes "
+    "only noisy numbers.",
+    "splits_disjoint": "No unit is in the train split and in the holdout.",
+    "system_randomness": "Noise and sampling take their bits from the system's generator.",
+    "ledger": "The ledgers' chains and signatures hold, and say what was spent.",
+    "policy": "A site refuses what its own policy forbids.",
+    "reservation": "A site reserves a charge before it reads, and refuses what it cannot pay.",
+    "accounting": "The claimed epsilon follows from the events that were charged, computed anew.",
+    "gate": "The lower bound at the strict level stays below the claim.",
+}
+
+GUARANTEE_WORDS = {
+    "bound": "unconditional",
+    "conditional": "if its assumptions hold",
+    "heuristic": "none; not counted",
+}
+
+VERDICT_WORDS = {True: "Claim falsified", False: "Claim not falsified"}
+
+AUDITED_WORDS = {
+    "unit": "unit",
+    "adjacency": "adjacency",
+    "trust": "trust",
+    "view": "the audit sees",
+    "sites": "sites",
+    "model": "model",
+    "profile": "profile",
+    "randomness": "randomness",
+    "noise_multiplier": "noise multiplier sigma",
+    "sampling_rate": "sampling rate q",
+    "clip_norm": "clipping norm",
+    "rounds": "rounds",
+    "steps_per_round": "steps a round",
+    "steps": "steps",
+    "counts_noise": "noise of the counts",
+    "score_bins_noise": "noise of the score bins",
+    "evaluation_noise": "noise of the evaluation",
+    "codes": "reserved codes, a canary each",
+    "runs": "probe runs",
+    "share": "share of a canary's gradient on its code",
+    "ordinary_units": "ordinary units at a site",
+    "stopped": "probing stopped at",
+    "seconds": "seconds",
+}
+
 RESIDUAL = (
     "Crashes, missed deadlines and timing are not covered by epsilon.",
     "Whatever a site publishes outside this system is not covered.",
@@ -72,12 +126,16 @@ def whose(report: Mapping[str, Any]) -> str:
 def rounded_up(x: float, digits: int = 2) -> str:
     """Return `x` with fixed decimals, never below `x`: a claim must not shrink in print."""
     scale = 10**digits
+    if math.isinf(x * scale):
+        return str(x)
     return f"{math.ceil(round(x * scale, 4)) / scale:.{digits}f}"
 
 
 def rounded_down(x: float, digits: int = 2) -> str:
     """Return `x` with fixed decimals, never above `x`: for what is left of a budget."""
     scale = 10**digits
+    if math.isinf(x * scale):
+        return str(x)
     return f"{math.floor(round(x * scale, 4)) / scale:.{digits}f}"
 
 
@@ -179,6 +237,31 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
             f"costs epsilon {rounded_up(search['epsilon'])}, not this run's alone."
         ]
     return [bound, *whole, *([trust] if trust else [])]
+
+
+def audit_claim(
+    epsilon: float | None, delta: float | None, subject: Mapping[str, Any]
+) -> list[str]:
+    """Return the claim that was audited, and against whom it should hold.
+
+    Parameters
+    ----------
+    epsilon, delta : float or None
+        The claim.
+    subject : mapping
+        Who was audited: ``unit, adjacency, trust, view``.
+    """
+    if epsilon is None:
+        return ["No epsilon is recorded, so there is no claim to falsify."]
+    change = "adding or removing" if subject.get("adjacency") == "add-remove" else "changing"
+    plus = f", plus at most {delta:g}" if delta is not None else ""
+    view = subject.get("view")
+    return [
+        f"The trainer claims: {change} {unit_phrase(subject.get('unit'))} at one site changes the "
+        f"probability of any outcome of a run by at most a factor {factor(epsilon)}{plus}.",
+        *filter(None, [_trust(subject, str(subject.get("trust")))]),
+        *([f"The audit looks at {view}."] if view else []),
+    ]
 
 
 def _trust(run: Mapping[str, Any], mode: str) -> str:

@@ -33,8 +33,8 @@ def group(values, *, centred=False, name="training"):
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("shape", [(2, 5, 10), (1, 3, 40), (4, 2, 8), (1, 12, 1), (2, 9, 2)])
 def test_honest_noise_fails_as_often_as_stated(check, shape, centred):
-    # At level .05 in 400 runs; never more than a binomial bound of 1e-7 allows.
-    runs, level = 400, 0.05
+    # At level .05 in 150 runs; never more than a binomial bound of 1e-7 allows.
+    runs, level = 150, 0.05
     failed = sum(
         not check([group(noise((seed, 7), shape), centred=centred)], alpha=level).passed
         for seed in range(runs)
@@ -45,7 +45,7 @@ def test_honest_noise_fails_as_often_as_stated(check, shape, centred):
 @pytest.mark.statistical
 @pytest.mark.parametrize(("check", "least"), list(zip(CHECKS, (0.01, 0.01, 0.005), strict=True)))
 def test_checks_are_not_far_below_their_level(check, least):
-    runs = 1000
+    runs = 600
     failed = sum(
         not check([group(noise((seed, 8), (2, 10, 20)))], alpha=0.05).passed for seed in range(runs)
     )

@@ -15,6 +15,7 @@ from dp_risk.audit.findings import Findings
 from dp_risk.cli.audit.audit import examine
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.compose import settings
+from dp_risk.cli.frontier import scratch_folder
 from tests import federation
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -47,7 +48,7 @@ class Defect:
 
 def audited(overrides: Sequence[str], *, rows: int = 300) -> Findings:
     """Audit a tiny public data set in this process, with the quick profile."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as name:
         folder = Path(name)
         pq.write_table(federation.rows(rows), folder / "tiny.parquet")
         (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA))

@@ -129,6 +129,25 @@ def test_shared_noise_covers_rounding(noise_multiplier, dimension, shares):
     assert grid.std <= noise_multiplier * 1.0105
     assert grid.share_std * math.sqrt(shares) == pytest.approx(grid.std)
     assert 20 <= grid.bits <= 24
+    # The grid is no finer than it must be.
+    need = 101 * noise_multiplier * math.sqrt(dimension / shares)
+    assert grid.bits == 20 or 2.0 ** (grid.bits - 1) < need * (1 + 1e-12)
+
+
+def test_a_grid_that_fits_exactly_is_taken():
+    noise_multiplier = 2.0**22 / 101
+    assert 101 * noise_multiplier == 2.0**22
+    for multiplier, bits in ((noise_multiplier, 22), (math.nextafter(noise_multiplier, 1e9), 23)):
+        assert Grid(clip_norm=1.0, noise_multiplier=multiplier, dimension=1).bits == bits
+
+
+def test_coarse_shares_are_further_from_the_accounted_gaussian_than_fine_ones():
+    # Below a std of 1 the shares do not sum to a discrete Gaussian, and the second term shows.
+    total = np.convolve(masses(0.6), masses(0.6))
+    std = math.sqrt(2 * 0.6**2 - 1 / 12)
+    edges = (np.arange(len(total) + 1) - len(total) / 2) / std
+    found = 0.5 * np.abs(total - np.diff(stats.norm.cdf(edges))).sum()
+    assert 1 / (1000 * (2 * 0.6**2) ** 2) < found <= sum_distance(0.6, 2)
 
 
 @pytest.mark.parametrize(

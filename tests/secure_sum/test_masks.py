@@ -99,6 +99,10 @@ def test_anything_else_in_a_round_gives_other_masks(change):
     assert np.array_equal(first, found(participants=SITES[:5][::-1]))
     other = found(**change)
     assert not set(first.tolist()) & set(other.tolist())
+    # The mask of one pair, too, is of this round alone.
+    pair = PAIRS[SITES[0]][SITES[1]]
+    one, another = (pair_mask(pair, round_of(SITES[:5], 64, **of)) for of in ({}, change))
+    assert not set(one.tolist()) & set(another.tolist())
 
 
 def sum_is_hidden(vectors, sites):

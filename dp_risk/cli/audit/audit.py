@@ -30,7 +30,8 @@ from dp_risk.cli.simulate import federation_folder
 from dp_risk.types import Adjacency, ConfigurationError, Refused, Trust, VerificationError
 
 Progress = Callable[[str, float], None]
-_REPEATED = 16
+# Equal requests for each run of the transcript spy.
+_REPEATED = 6
 
 ASSUMED = (
     "Sites are simulated on this machine from rows that are public; ledgers are fresh and thrown "
@@ -123,7 +124,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     moved = list(changes(scratch, plan))
     twins = Twins.make(scratch, "private", slots=4, private=True)
     heard = transcripts(twins, repeats=asked.repeats)
-    noise = [seen.noise, *repeated(twins, plan, repeats=_REPEATED)]
+    noise = [seen.noise, *repeated(twins, plan, repeats=_REPEATED * asked.repeats)]
     progress("requests that must be refused", 0.3)
     honest = heard.benches[-1].plan or plan
     refusals = [attack(twins, honest) for attack in attacks.ATTACKS]

@@ -1,0 +1,219 @@
+"""The facts of an audit's report, as JSON: `audit.json` made safe to draw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
+from dp_risk.report import words
+from dp_risk.report.facts import SCHEMA_VERSION, plain, subject
+
+Facts = Mapping[str, Any]
+
+
+def build_audit(
+    audit: Facts, config_yaml: str, versions: Facts, commit: str | None
+) -> dict[str, Any]:
+    """Return the facts of an audit's report, ready for ``report.json``.
+
+    Parameters
+    ----------
+    audit : mapping
+        ``audit.json``. What is missing or malformed is left out. A check that does not say that it
+        passed counts as failed, and one failed check makes the verdict ``falsified``.
+    config_yaml : str
+        The resolved configuration.
+    versions : mapping
+        Package to version.
+    commit : str or None
+        Of the program.
+
+    Returns
+    -------
+    dict
+        JSON-serialisable, strings, numbers, lists and None only; no NaN, no infinity. The parts
+        that an audit does not have are empty.
+    """
+    audit = _mapping(plain(audit))
+    evidence = _mapping(audit.get("evidence"))
+    about = _mapping(evidence.get("subject"))
+    results, checks = _results(audit.get("results")), _checks(audit.get("checks"))
+    failed = [check["name"] for check in checks if not check["passed"]]
+    falsified = bool(failed) or audit.get("verdict") != NOT_FALSIFIED
+    claimed, delta = _number(audit.get("claimed_epsilon")), _number(audit.get("delta"))
+    gate = _mapping(audit.get("gate"))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "audit",
+        "title": words.VERDICT_WORDS[falsified],
+        "subject": about.get("dataset") or subject(config_yaml),
+        "claim": words.audit_claim(claimed, delta, about),
+        "not_private": [],
+        "settings": {},
+        "audit": {
+            "verdict": FALSIFIED if falsified else NOT_FALSIFIED,
+            "failed": failed,
+            "claimed_epsilon": claimed,
+            "delta": delta,
+            "chosen": results[0] if results else None,
+            "gate": {
+                "level": _number(gate.get("level")),
+                "epsilon_lower_bound": _number(gate.get("epsilon_lower_bound")),
+            },
+            "results": results,
+            "checks": sorted(checks, key=lambda check: bool(check["passed"])),
+            "subject": about,
+            "plan": _mapping(evidence.get("plan")),
+            "canaries": _mapping(evidence.get("canaries")),
+            "seconds": _number(evidence.get("seconds")),
+            "observations": _observations(_mapping(evidence.get("observations"))),
+            "tradeoff": _tradeoff(_mapping(evidence.get("tradeoff"))),
+            "sensitivity": _sensitivity(evidence.get("sensitivity")),
+            "controls": [
+                {
+                    "name": str(control.get("name")),
+                    "expected": control.get("expected"),
+                    "epsilon_lower_bound": _number(control.get("epsilon_lower_bound")),
+                }
+                for control in _mappings(evidence.get("controls"))
+            ],
+        },
+        "frontier": None,
+        "utility": None,
+        "utility_source": None,
+        "estimates": None,
+        "search": None,
+        "sites": [],
+        "charges": [],
+        "shapes": [],
+        "rounds": [],
+        "assumptions": _list(evidence.get("assumptions")),
+        "not_audited": _list(evidence.get("not_audited")),
+        "residual": [],
+        "unprotected": [],
+        "configuration": config_yaml,
+        "versions": _mapping(plain(versions)),
+        "commit": commit,
+    }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def _mappings(value: Any) -> list[Facts]:
+    return [item for item in _list(value) if isinstance(item, Mapping)]
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number as float, anything else as None; never the words NaN or infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _order(value: float | None) -> float:
+    return -math.inf if value is None else value
+
+
+def _results(rows: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": str(row.get("method")),
+            "canaries": _count(row.get("canaries")),
+            "observations": _count(row.get("observations")),
+            "confidence": _number(row.get("confidence")),
+            "epsilon_lower_bound": _number(row.get("epsilon_lower_bound")),
+            "ceiling": _number(row.get("ceiling")),
+            "guarantee": str(row.get("guarantee")),
+            "assumptions": [str(item) for item in _list(row.get("assumptions"))],
+        }
+        for row in _mappings(rows)
+    ]
+
+
+def _checks(rows: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": str(row.get("name")),
+            "passed": row.get("passed") is True,
+            "figure": str(row.get("figure") or ""),
+        }
+        for row in _mappings(rows)
+    ]
+
+
+def _observations(facts: Facts) -> dict[str, Any] | None:
+    """Histograms as densities per group: equal areas, whatever the widths and sizes."""
+    edges = [_number(edge) for edge in _list(facts.get("edges"))]
+    groups = {name: [_number(n) for n in _list(facts.get(name))] for name in ("inside", "outside")}
+    if len(edges) < 2 or any(len(counts) != len(edges) - 1 for counts in groups.values()):
+        return None
+    totals = {name: sum(n or 0.0 for n in counts) for name, counts in groups.items()}
+    cells = []
+    for i, (a, b) in enumerate(itertools.pairwise(edges)):
+        if a is None or b is None or not b - a > 0:
+            continue
+        cell: dict[str, float] = {"from": a, "to": b}
+        for name, counts in groups.items():
+            share = max(0.0, counts[i] or 0.0) / totals[name] if totals[name] > 0 else 0.0
+            cell |= {name: counts[i] or 0.0, f"{name}_density": share / (b - a)}
+        if all(map(math.isfinite, cell.values())):
+            cells.append(cell)
+    return {
+        "cells": cells,
+        **{name: _number(facts.get(name)) for name in ("inside_mean", "outside_mean", "std")},
+    }
+
+
+def _tradeoff(facts: Facts) -> list[dict[str, float | None]]:
+    """Points in order of the false positive rate; every curve as long as that of the rates."""
+    rates = _list(facts.get("false_positive"))
+    curves = {name: _list(facts.get(name)) for name in ("claimed", "measured", "low")}
+    points = [
+        {
+            "false_positive": _number(rate),
+            **{
+                name: _number(curve[i]) if len(curve) == len(rates) else None
+                for name, curve in curves.items()
+            },
+        }
+        for i, rate in enumerate(rates)
+        if _number(rate) is not None
+    ]
+    return sorted(points, key=lambda point: _order(point["false_positive"]))
+
+
+def _sensitivity(rows: Any) -> list[dict[str, Any]]:
+    out = []
+    for row in _mappings(rows):
+        moved, allowed = _number(row.get("moved")), _number(row.get("allowed"))
+        share = _number(moved / allowed) if moved is not None and allowed else None
+        over = moved is None or allowed is None or moved > allowed
+        out.append(
+            {
+                "unit": str(row.get("unit")),
+                "purpose": str(row.get("purpose")),
+                "moved": moved,
+                "allowed": allowed,
+                "share": share,
+                "over": over,
+            }
+        )
+    return out
