@@ -67,7 +67,5 @@ def compute(
         return positions((units, score_position(logits)), randomness)
     # The length of a secure sum is fixed before the bins are: what is beyond them stays empty.
     cells = 2 * (len(edges) + 1) if share is None else MAX_CELLS
-    histogram = GaussianHistogram(
-        cells=cells, noise_multiplier=plan.evaluation_noise, share=share
-    )
+    histogram = GaussianHistogram(cells=cells, noise_multiplier=plan.evaluation_noise, share=share)
     return histogram((units, score_cells(edges, logits, rows.labels)), randomness)

@@ -63,7 +63,7 @@ class Noising(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """This site adds all of the noise, if any: what leaves needs nobody else.
+    """A site adds all of the noise, if any: what leaves needs nobody else.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Alone:
     def enrolment(self) -> None:
         """Say nothing."""
 
-    def meet(self, statements: Any) -> NoReturn:
+    def meet(self, statements: Any) -> NoReturn:  # noqa: ARG002
         """Refuse: there is nobody to meet.
 
         Raises
@@ -116,7 +116,7 @@ class Alone:
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
-    """This site adds a share of the noise, and what leaves is masked (`dp_risk.secure_sum`).
+    """A site adds a share of the noise, and what leaves is masked (`dp_risk.secure_sum`).
 
     Parameters
     ----------

@@ -273,9 +273,7 @@ class Run:
             weights = question.weights
             at = None if weights is None else {k: np.asarray(v) for k, v in weights.items()}
             answers = ask(self.grid, list(nodes), kind, values, at, timeout)
-            return releases(
-                answers, self.keys, run=plan.run, purpose=question.purpose, round=round
-            )
+            return releases(answers, self.keys, run=plan.run, purpose=question.purpose, round=round)
 
         def ready(nodes: Sequence[int]) -> set[int]:
             patience = min(timeout, _READY_SECONDS)
@@ -364,9 +362,7 @@ class Run:
         if not plan.private or (done % every and done != plan.rounds):
             return None
         lines = [
-            replace(line, rounds=asked[line.name])
-            for line in plan.schedule
-            if asked.get(line.name)
+            replace(line, rounds=asked[line.name]) for line in plan.schedule if asked.get(line.name)
         ]
         return max(costs(lines, plan.delta).values())
 

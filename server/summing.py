@@ -70,17 +70,21 @@ class Sum:
 
 
 class Ask(Protocol):
-    """Asks nodes for one round; returns the releases, of this round and signed, that came."""
+    """The way to the sites for one round."""
 
     def __call__(
         self, question: Question, round: int, nodes: Sequence[int], **more: Any
-    ) -> dict[int, Release]: ...
+    ) -> dict[int, Release]:
+        """Return the releases that came, of this round and signed, by node."""
+        ...
 
 
 class Ready(Protocol):
-    """Returns those of some nodes that answer at all."""
+    """The way to sites that did not answer."""
 
-    def __call__(self, nodes: Sequence[int]) -> set[int]: ...
+    def __call__(self, nodes: Sequence[int]) -> set[int]:
+        """Return those that are there."""
+        ...
 
 
 class Summing(Protocol):
