@@ -10,13 +10,20 @@ from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_cells, score_positio
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram, GaussianQuantiles
 from dp_risk.privacy.mechanism import Arrays
-from dp_risk.privacy.plan import COUNTS, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import COUNTS, MAX_CELLS, SCORE_BINS, TRAINING, Plan
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.shares import ShareGrid
 from dp_risk.types import Split
 
 
 def compute(
-    plan: Plan, purpose: str, shard: Shard, module: Any, edges: Any, randomness: Randomness
+    plan: Plan,
+    purpose: str,
+    shard: Shard,
+    module: Any,
+    edges: Any,
+    randomness: Randomness,
+    share: ShareGrid | None = None,
 ) -> Arrays:
     """Return the noisy output of one paid round.
 
@@ -34,10 +41,12 @@ def compute(
         Public edges of an evaluation's bins, in logits, shape (bins - 1,).
     randomness : Randomness
         Bits for sampling and noise.
+    share : ShareGrid or None
+        Of the secure sum that the output goes into; None where the site adds all of the noise.
     """
     cap = plan.max_records_per_account
     if purpose == COUNTS:
-        count = GaussianCount(noise_multiplier=plan.counts_noise)
+        count = GaussianCount(noise_multiplier=plan.counts_noise, share=share)
         return count(len(shard.units(Split.TRAIN, cap)), randomness)
     if purpose == TRAINING:
         steps = DPSGD(
@@ -46,15 +55,17 @@ def compute(
             sampling_rate=plan.sampling_rate,
             steps=plan.steps_per_round,
             local_rate=plan.local_rate,
+            share=share,
         )
         return steps((module, shard.units(Split.TRAIN, cap)), randomness)
     units, rows = shard.units(Split.HOLDOUT, cap).rows()
     logits = models.logits(module, rows.codes, rows.values)
     if purpose == SCORE_BINS:
         positions = GaussianQuantiles(
-            low=LOW, high=HIGH, cells=CELLS, noise_multiplier=plan.score_bins_noise
+            low=LOW, high=HIGH, cells=CELLS, noise_multiplier=plan.score_bins_noise, share=share
         )
         return positions((units, score_position(logits)), randomness)
-    cells = 2 * (len(edges) + 1)
-    histogram = GaussianHistogram(cells=cells, noise_multiplier=plan.evaluation_noise)
+    # The length of a secure sum is fixed before the bins are: what is beyond them stays empty.
+    cells = 2 * (len(edges) + 1) if share is None else MAX_CELLS
+    histogram = GaussianHistogram(cells=cells, noise_multiplier=plan.evaluation_noise, share=share)
     return histogram((units, score_cells(edges, logits, rows.labels)), randomness)

@@ -62,6 +62,7 @@ def make_app(*, remember: bool = True, open_site: Callable[[Path], Site] = Site.
             request=request.digest,
             weights=request.weights,
             edges=request.values.get("edges"),
+            participants=request.values.get("participants"),
         )
         return Message(wire.release_record(answer), reply_to=message)
 
@@ -79,9 +80,15 @@ def make_app(*, remember: bool = True, open_site: Callable[[Path], Site] = Site.
         site_of(context).enrol(plan)
         return statement(message, context)
 
+    @app.query("meet", mods=mods)
+    def meet(message: Message, context: Context) -> Message:
+        values = wire.read_request(message).values
+        site_of(context).meet(str(values["plan"]), values["enrolments"])
+        return statement(message, context)
+
     @app.query("close", mods=mods)
     def close(message: Message, context: Context) -> Message:
-        site_of(context).ledger.close(str(wire.read_request(message).values["run"]))
+        site_of(context).close(str(wire.read_request(message).values["run"]))
         return statement(message, context)
 
     @app.query(COUNTS, mods=mods)

@@ -43,7 +43,8 @@ _COMMENTS = {
     "evaluation (noisy histograms of holdout scores), tuning (`dp-risk site tune` here; no server "
     "can ask for it).",
     "models": "Models that may be trained.",
-    "trusts": "Who may add the noise: local (this site, in full); none only for public data.",
+    "trusts": "Who may add the noise: local (this site, in full); distributed (all sites of the "
+    "roster together, and a server that sees their sum only); none only for public data.",
     "randomness": "system; seeded only for public data, because whoever knows the seed removes the "
     "noise.",
     "public": "Whether the rows themselves may be shown to anybody. Allows exact metrics and runs "
@@ -56,7 +57,7 @@ _COMMENTS = {
     "max_sites_per_unit": "Most sites of a federation that may hold one unit; a plan must charge "
     "for at least so many.",
     "roster": "Name and public key (see site.pub) of every site that this one takes part with, "
-    "itself included; empty: any.",
+    "itself included; empty: any, and no noise is shared.",
 }
 
 
@@ -126,7 +127,7 @@ class Policy:
                 raise ConfigurationError(f"policy: {name}: {one} is not one of {_words(known)}")
         for name, values in (
             ("purposes", PURPOSES),
-            ("trusts", (Trust.LOCAL, Trust.NONE)),
+            ("trusts", (Trust.LOCAL, Trust.DISTRIBUTED, Trust.NONE)),
             ("randomness", RandomnessKind),
         ):
             for value in getattr(self, name):
@@ -229,6 +230,8 @@ class Policy:
         for name, key in plan.participants.items():
             if self.roster and self.roster.get(name) != key:
                 yield f"partner {name!r} is not in the roster with this key"
+        if plan.trust == Trust.DISTRIBUTED and not self.roster:
+            yield "noise is shared with the sites of the roster only, and it is empty"
         if plan.trust not in self.trusts:
             yield f"trust {plan.trust} is not allowed"
         if plan.model not in self.models:

@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from clients.answers import compute
+from clients.noising import Alone, Asked, Noising, Together
 from clients.partition import partition
 from clients.policy import Policy
 from clients.shard import Shard
@@ -34,7 +35,9 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release, digest
-from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused
+from dp_risk.privacy.shares import ShareGrid
+from dp_risk.secure_sum.store import RunKeys
+from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused, Trust
 
 LOG = logging.getLogger("dp_risk.site")
 # The safe loader written in C where PyYAML has it: a site is opened for every message.
@@ -48,6 +51,7 @@ POLICY, SITE, KEY, SIGNING, LEDGER, PLAN = (
     "plan.json",
 )
 PUBLIC_KEY = "site.pub"
+RUNS = "runs"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +123,14 @@ class Site:
     def _plans(self) -> dict[str, Plan]:
         return {}
 
+    @cached_property
+    def _noisings(self) -> dict[str, Noising]:
+        return {}
+
+    @cached_property
+    def _run_keys(self) -> RunKeys:
+        return RunKeys(self.folder / RUNS)
+
     def statement(self, run: str | None, entry: int | None = None) -> dict[str, Any]:
         """Return what anybody may know: policy and ledger only, never a row.
 
@@ -149,6 +161,7 @@ class Site:
             "min_sites": policy.min_sites,
             "max_sites_per_unit": policy.max_sites_per_unit,
             "max_records_per_account": policy.max_records_per_account,
+            "trusts": list(policy.trusts),
             "run_epsilon": policy.run_epsilon,
             "lifetime_epsilon": state.lifetime_epsilon,
             "spent_epsilon": state.spent_epsilon,
@@ -172,7 +185,16 @@ class Site:
                 "epsilon_spent": costs(noisy, policy.delta),
                 "rounds": {line.name: line.rounds for line in charged},
             },
+            "enrolment": self._enrolment(run),
         }
+
+    def _enrolment(self, run: str | None) -> dict[str, str] | None:
+        plan = self.ledger.enrolled(run) if run else None
+        try:
+            return self._noising(self._plan(plan)).enrolment() if plan else None
+        except Refused:
+            # A plan that is not answered any more: anybody may know.
+            return None
 
     def enrol(self, plan: Plan) -> None:
         """Check a plan against the policy, price it and reserve its schedule.
@@ -205,6 +227,37 @@ class Site:
         for old in self.folder.glob(f"*.{PLAN}"):
             if old != path:
                 old.unlink()
+        self._run_keys.forget_others(plan.run)
+
+    def meet(self, plan_digest: str, statements: Any) -> None:
+        """Hear who takes part in a run in which all sites add the noise together.
+
+        Raises
+        ------
+        Refused
+            If the plan is not enrolled, or what they say does not hold.
+        """
+        self._noising(self._plan(plan_digest)).meet(statements)
+
+    def close(self, run: str) -> None:
+        """End a run: the ledger's, and what is kept for its secure sums."""
+        self.ledger.close(run)
+        self._run_keys.forget(run)
+        self._noisings.clear()
+
+    def _noising(self, plan: Plan) -> Noising:
+        if plan.digest not in self._noisings:
+            made: Noising = Alone(plan=plan, ledger=self.ledger)
+            if plan.trust == Trust.DISTRIBUTED:
+                made = Together(
+                    plan=plan,
+                    ledger=self.ledger,
+                    site=self.policy.site,
+                    roster=self.policy.roster,
+                    store=self._run_keys,
+                )
+            self._noisings[plan.digest] = made
+        return self._noisings[plan.digest]
 
     def _plan(self, enrolled: str) -> Plan:
         if enrolled not in self._plans:
@@ -248,6 +301,7 @@ class Site:
         request: str,
         weights: Arrays,
         edges: Any = None,
+        participants: Any = None,
     ) -> Release:
         """Charge one round and release its output, or return the stored one.
 
@@ -265,6 +319,8 @@ class Site:
             Of the model; empty for a count.
         edges : list of float or None
             Public bin edges of an evaluation, in logits.
+        participants : list of str or None
+            Sites whose answers are added up, where all add the noise together.
 
         Raises
         ------
@@ -287,14 +343,13 @@ class Site:
             inner = _edges(edges)
         elif edges is not None:
             raise Refused("bins where none belong")
-        stored = self.ledger.pay(
-            run=plan.run, plan_digest=plan_digest, purpose=purpose, round=round, request=request
-        )
-        if stored is not None:
-            return stored
-        randomness = self._randomness(plan, purpose, round)
-        arrays = compute(plan, purpose, self.shard, module, inner, randomness)
-        return self.ledger.mint(run=plan.run, purpose=purpose, round=round, arrays=arrays)
+        asked = Asked(purpose=purpose, round=round, participants=participants, request=request)
+
+        def output(share: ShareGrid | None) -> Arrays:
+            randomness = self._randomness(plan, purpose, round)
+            return compute(plan, purpose, self.shard, module, inner, randomness, share)
+
+        return self._noising(plan).answer(asked, output)
 
 
 def founders(folder: Path) -> tuple[Policy, Shard, Account, keys.Key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 _LARGEST = 1e12
 
 
-def fits(release: Weights, shapes: Shapes) -> bool:
-    """Whether a release holds exactly these arrays, float64, finite and of a possible size."""
+def fits(release: Weights, shapes: Shapes, kind: Any = np.float64) -> bool:
+    """Whether a release holds exactly these arrays, of a type; floats finite and possible."""
     return set(release) == set(shapes) and all(
-        array.dtype == np.float64
+        array.dtype == kind
         and array.shape == shapes[name]
-        and bool((np.abs(array) <= _LARGEST).all())
+        and (kind != np.float64 or bool((np.abs(array) <= _LARGEST).all()))
         for name, array in release.items()
     )
 
@@ -47,4 +48,20 @@ def total(releases: Sequence[Weights]) -> dict[str, NDArray[np.float64]]:
             if array.shape != out[name].shape:
                 raise ValueError("sites released different shapes")
             out[name] = out[name] + array
+    return out
+
+
+def parts(flat: NDArray[np.float64], shapes: Shapes) -> dict[str, NDArray[np.float64]]:
+    """Split one axis into arrays of these shapes, in their order; what is left over is dropped.
+
+    Raises
+    ------
+    ValueError
+        If it is too short.
+    """
+    out, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        out[name] = flat[start:stop].reshape(shape)
+        start = stop
     return out

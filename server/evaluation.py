@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dp_risk.evaluation.bins import CELLS, choose_bins
 from dp_risk.evaluation.private import estimates, reliability
-from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
-from server.aggregation import Weights, total
+from server.summing import Sum
 
-Ask = Callable[..., list[Weights]]
+Ask = Callable[..., Sum]
 _DRAWS = 1000
+# Name of the array that the sites' histogram mechanisms release.
+HISTOGRAM = "histogram"
 
 
 def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
@@ -27,8 +24,8 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     plan : Plan
         The run's plan.
     ask : callable
-        Takes a purpose, the number of cells, and `edges` for an evaluation; returns the sites'
-        releases, each one histogram of so many cells.
+        Takes a purpose, the number of cells, and `edges` for an evaluation; returns the sum of the
+        sites' histograms, each of so many cells.
     capacity : float
         Share of units that can be reviewed, in (0, 1).
 
@@ -42,12 +39,11 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     FederationError
         If too few sites answer.
     """
-    positions, noise = _summed(ask(SCORE_BINS, CELLS), plan.score_bins_noise)
-    bins = choose_bins(positions, noise)
+    positions = ask(SCORE_BINS, CELLS)
+    bins = choose_bins(positions.arrays[HISTOGRAM], positions.std)
     edges = [float(edge) for edge in bins.edges]
     answers = ask(EVALUATION, 2 * len(bins), edges=edges)
-    flat, noise = _summed(answers, plan.evaluation_noise)
-    histogram = flat.reshape(2, len(bins))
+    histogram, noise = answers.arrays[HISTOGRAM].reshape(2, len(bins)), answers.std
     found = estimates(
         histogram, bins, noise_std=noise, capacity=capacity, draws=_DRAWS, seed=plan.seed
     )
@@ -59,12 +55,5 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
         ],
         "capacity": capacity,
         "bins": len(bins),
-        "sites": len(answers),
+        "sites": len(answers.nodes),
     }
-
-
-def _summed(answers: list[Weights], noise_multiplier: float) -> tuple[NDArray[np.float64], float]:
-    """Return the sum of the sites' histograms, and the noise's standard deviation in a cell."""
-    histogram = total(answers)["histogram"]
-    grid = Grid(clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=len(histogram))
-    return histogram, grid.std * math.sqrt(len(answers))

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dp_risk.privacy.planning import Privacy
-from dp_risk.types import ConfigurationError
+from dp_risk.types import ConfigurationError, Trust
+
+# One site of so many may be lost for good, unless it is said.
+_EXPECTED_LOSSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,10 @@ class Federation:
     sites : int
         Sites to wait for, at least 1.
     min_sites : int or None
-        Fewest sites that may answer a round; None means all of them.
+        Fewest sites that may answer a round; None means all of them, or nine of ten in trust
+        distributed.
+    spare_rounds : int or None
+        Rounds that may be lost with a site in trust distributed, at least 0; None chooses them.
     rounds : int or None
         None chooses it.
     steps_per_round : int
@@ -38,6 +44,7 @@ class Federation:
 
     sites: int
     min_sites: int | None
+    spare_rounds: int | None
     rounds: int | None
     steps_per_round: int
     learning_rate: float | None
@@ -50,6 +57,10 @@ class Federation:
             raise ConfigurationError(f"federation.sites: {self.sites} is not at least 1")
         if self.min_sites is not None and not 1 <= self.min_sites <= self.sites:
             raise ConfigurationError(f"federation.min_sites: {self.min_sites} is not in 1..sites")
+        if self.spare_rounds is not None and self.spare_rounds < 0:
+            raise ConfigurationError(
+                f"federation.spare_rounds: {self.spare_rounds} is not at least 0"
+            )
         if self.rounds is not None and self.rounds < 1:
             raise ConfigurationError(f"federation.rounds: {self.rounds} is not at least 1")
         if self.steps_per_round < 1:
@@ -65,6 +76,29 @@ class Federation:
                 raise ConfigurationError(f"federation.{name}: {value} is not in [0, 1)")
         if not self.timeout > 0:
             raise ConfigurationError(f"federation.timeout: {self.timeout} is not above 0")
+
+    def fewest(self, privacy: Privacy) -> int:
+        """Return the fewest sites that may answer a round.
+
+        Raises
+        ------
+        ConfigurationError
+            If that is too few for a secure sum, or a site makes several steps in one.
+        """
+        if privacy.trust != Trust.DISTRIBUTED:
+            return self.min_sites or self.sites
+        least = privacy.max_colluding + 2
+        fewest = self.min_sites or max(least, self.sites - self.sites // _EXPECTED_LOSSES)
+        if not least <= fewest <= self.sites:
+            raise ConfigurationError(
+                f"federation.min_sites: trust distributed with privacy.max_colluding="
+                f"{privacy.max_colluding} needs {least} sites in every round"
+            )
+        if self.steps_per_round != 1:
+            raise ConfigurationError(
+                "federation.steps_per_round: with trust distributed a round is one step; use 1"
+            )
+        return fewest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +143,9 @@ class Job:
     capacity: float
     memory: Path | None
     start: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.federation.fewest(self.privacy)
 
     def to_json(self) -> str:
         """Encode for Flower's run configuration."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dp_risk.privacy.accounting import epsilon, rdp
-from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import Adjacency, RandomnessKind, Unit
 from server.budget import SiteView
 from server.provenance import commit, peak_rss_mb, versions
+from server.summing import Summing
 
 SCHEMA_VERSION = 1
 
@@ -20,10 +21,11 @@ def build(
     plan: Plan,
     views: list[SiteView],
     closed: Mapping[int, SiteView],
-    units: Mapping[int, float],
+    known: Mapping[int, float],
+    units: float,
     learning_rate: float,
     joined: Mapping[int, int],
-    lost: int,
+    summing: Summing,
     estimates: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
@@ -35,20 +37,22 @@ def build(
         Its plan.
     views, closed : list of SiteView, mapping of node to SiteView
         What the sites stated before the run and at its end.
-    units : mapping of node to float
-        Declared or released numbers of units.
+    known : mapping of node to float
+        Numbers of units that a site declared or released.
+    units : float
+        Of all sites, as it was used.
     learning_rate : float
         Step size that was used.
     joined : mapping of node to int
-        Training rounds that each site answered.
-    lost : int
-        Answers that did not come.
+        Training rounds that each site was part of.
+    summing : Summing
+        What was asked and what was lost.
     estimates : mapping or None
         What `server.evaluation.evaluate` returned.
     seconds : float
         Duration.
     """
-    sites = [_site(plan, v, closed.get(v.node, v), units, joined) for v in views]
+    sites = [_site(plan, v, closed.get(v.node, v), known, joined) for v in views]
     return {
         "schema_version": SCHEMA_VERSION,
         "run": plan.run,
@@ -67,8 +71,10 @@ def build(
         "q": plan.sampling_rate,
         "steps": plan.rounds * plan.steps_per_round,
         "rounds": plan.rounds,
-        "rounds_abandoned": 0,
-        "answers_lost": lost,
+        "spare_rounds": plan.spares,
+        "rounds_abandoned": sum(summing.abandoned.values()),
+        "answers_lost": summing.lost.get(TRAINING, 0),
+        "units": round(units),
         "clip_norm": plan.clip_norm,
         "max_records_per_account": plan.max_records_per_account,
         "max_sites_per_unit": plan.max_sites_per_unit,
@@ -126,7 +132,7 @@ def _site(
     said = view.statement
     return {
         "site": view.site,
-        "units": round(units.get(view.node, 0.0)),
+        "units": round(units[view.node]) if view.node in units else None,
         "epsilon_spent": plan.cost if plan.private else None,
         "epsilon_lifetime_left": said["left_epsilon"],
         "epsilon_lifetime": said["spent_epsilon"],

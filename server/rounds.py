@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -21,19 +21,20 @@ from dp_risk.models.stepping import Stepper
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
 from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
-from dp_risk.privacy.release import Release
 from dp_risk.types import ConfigurationError, FederationError, Refused, Trust, Unit
 from server import record
-from server.aggregation import Shapes, Weights, fits, total
+from server.aggregation import Weights
 from server.budget import SiteView, check_together, refusal_line
-from server.evaluation import evaluate
+from server.evaluation import HISTOGRAM, evaluate
 from server.exchange import ask, releases, statements, wait_for_nodes
 from server.heads import Heads
 from server.job import Job
+from server.summing import Question, Sum, Summing, summing
 
 SCHEMA_VERSION = 1
 _REPORTS = 10
-_NAMED = 5
+# Seconds that a site has to say that it is there.
+_READY_SECONDS = 5.0
 LOG = logging.getLogger("dp_risk.server")
 
 
@@ -68,7 +69,6 @@ class Outcome:
 
     weights: Weights
     joined: Mapping[int, int]
-    lost: int
 
 
 class Run:
@@ -91,7 +91,6 @@ class Run:
         self.coding = Coding(schema=Schema.from_dict(dict(job.schema)))
         self.heads = Heads(job.memory)
         self.keys: dict[int, str] = {}
-        self.names: dict[int, str] = {}
         self.started = time.monotonic()
 
     def execute(self) -> dict[str, Any]:
@@ -116,21 +115,21 @@ class Run:
         plan, noise = self._plan(views)
         self.observer.planned(plan)
         self.keys = {view.node: view.key for view in views}
-        self.names = {view.node: view.site for view in views}
         closed: list[SiteView] = []
-        self._enrol(plan, views)
+        enrolled = self._enrol(plan, views)
         try:
-            units = self._units(plan, views)
+            sums = self._summing(plan, self._met(plan, enrolled))
+            known, sizes = self._units(plan, sums, views)
             rate = settings.learning_rate or choose_learning_rate(
                 noise,
                 clip_norm=plan.clip_norm,
-                sites=len(views),
-                units=sum(units.values()),
+                noises=sums.noises,
+                units=sum(sizes.values()),
                 dimension=plan.dimension,
             )
-            outcome = self._rounds(plan, units, rate)
+            outcome = self._rounds(plan, sums, sizes, rate)
             self._save_model(outcome.weights)
-            estimates = self._evaluate(plan, views, outcome.weights)
+            estimates = self._evaluate(plan, sums, outcome.weights)
         finally:
             closed = self._views([v.node for v in views], "query.close", {"run": plan.run})
             self._remember(closed)
@@ -138,10 +137,11 @@ class Run:
             plan=plan,
             views=views,
             closed={view.node: view for view in closed},
-            units=units,
+            known=known,
+            units=sum(sizes.values()),
             learning_rate=rate,
             joined=outcome.joined,
-            lost=outcome.lost,
+            summing=sums,
             estimates=estimates,
             seconds=time.monotonic() - self.started,
         )
@@ -186,6 +186,7 @@ class Run:
             )
         stated = [view.statement for view in views]
         stable_ids = bool(stated[0]["stable_ids"])
+        fewest = settings.fewest(privacy)
         noise = choose_noise(
             privacy,
             units=units,
@@ -193,6 +194,8 @@ class Run:
             steps_per_round=settings.steps_per_round,
             stable_ids=stable_ids,
             holdout=all(said["holdout"] > 0 for said in stated),
+            may_lose=len(views) - fewest,
+            spare_rounds=settings.spare_rounds,
         )
         module = models.build(job.model, job.model_options, self.coding, job.seed)
         local_rate = 0.0
@@ -217,6 +220,7 @@ class Run:
             sampling_rate=noise.sampling_rate,
             rounds=noise.rounds,
             steps_per_round=settings.steps_per_round,
+            spares=noise.spares,
             local_rate=local_rate,
             counts_noise=noise.counts_noise,
             score_bins_noise=noise.score_bins_noise,
@@ -226,14 +230,14 @@ class Run:
                 privacy.max_records_per_account if privacy.unit == Unit.ACCOUNT else 1
             ),
             max_sites_per_unit=privacy.max_sites_per_unit,
-            min_sites=settings.min_sites or settings.sites,
-            max_colluding=None,
+            min_sites=fewest,
+            max_colluding=privacy.max_colluding if privacy.trust == Trust.DISTRIBUTED else None,
             participants={view.site: view.key for view in views},
             seed=job.seed,
         )
         return plan, noise
 
-    def _enrol(self, plan: Plan, views: list[SiteView]) -> None:
+    def _enrol(self, plan: Plan, views: list[SiteView]) -> list[SiteView]:
         nodes = [view.node for view in views]
         values = {"plan": plan.to_dict(), "run": plan.run}
         enrolled = self._views(nodes, "query.enrol", values)
@@ -243,44 +247,63 @@ class Run:
         if refused:
             self._remember(self._views(sorted(joined), "query.close", {"run": plan.run}))
             raise Refused(refusal_line(refused, plan))
+        return enrolled
 
-    def _ask_releases(
-        self,
-        plan: Plan,
-        kind: str,
-        purpose: str,
-        round: int,
-        nodes: list[int],
-        at: Weights | None,
-        shapes: Shapes,
-        **more: Any,
-    ) -> dict[int, Release]:
-        values = {"plan": plan.digest, "round": round, **more}
-        weights = None if at is None else {k: np.asarray(v) for k, v in at.items()}
-        answers = ask(self.grid, nodes, kind, values, weights, self.job.federation.timeout)
-        found = releases(answers, self.keys, run=plan.run, purpose=purpose, round=round)
-        good = {node: release for node, release in found.items() if fits(release.arrays, shapes)}
-        fewest = self.job.federation.min_sites or self.job.federation.sites
-        if len(good) < fewest:
-            silent = sorted(name for node, name in self.names.items() if node not in good)
-            shown = ", ".join(silent[:_NAMED]) + (" and more" if len(silent) > _NAMED else "")
-            raise FederationError(
-                f"{len(good)} of {len(nodes)} sites answered {purpose} round {round + 1}, "
-                f"{fewest} are needed; nothing that fits came from {shown}; charges are kept"
+    def _met(self, plan: Plan, enrolled: list[SiteView]) -> list[SiteView]:
+        """Return the sites that take part, once each knows the others where that is needed."""
+        if plan.trust != Trust.DISTRIBUTED:
+            return enrolled
+        said = [view.statement["enrolment"] for view in enrolled if view.statement["enrolment"]]
+        values = {"plan": plan.digest, "run": plan.run, "enrolments": said}
+        met = self._views([view.node for view in enrolled], "query.meet", values)
+        if len(met) < plan.min_sites:
+            raise Refused(
+                f"refused: {len(enrolled) - len(met)} of {len(enrolled)} sites did not accept the "
+                f"others (other plans, keys or rosters), {plan.min_sites} are needed; nothing was "
+                "computed"
             )
-        return good
+        return met
 
-    def _units(self, plan: Plan, views: list[SiteView]) -> dict[int, float]:
-        """Return each site's declared or released number of units."""
+    def _summing(self, plan: Plan, views: list[SiteView]) -> Summing:
+        timeout = self.job.federation.timeout
+
+        def asked(question: Question, round: int, nodes: Sequence[int], **more: Any) -> Any:
+            kind = "train" if question.purpose == TRAINING else f"query.{question.purpose}"
+            values = {"plan": plan.digest, "round": round, **question.more, **more}
+            weights = question.weights
+            at = None if weights is None else {k: np.asarray(v) for k, v in weights.items()}
+            answers = ask(self.grid, list(nodes), kind, values, at, timeout)
+            return releases(answers, self.keys, run=plan.run, purpose=question.purpose, round=round)
+
+        def ready(nodes: Sequence[int]) -> set[int]:
+            patience = min(timeout, _READY_SECONDS)
+            return set(statements(ask(self.grid, list(nodes), "query.status", {}, None, patience)))
+
+        fewest = self.job.federation.fewest(self.job.privacy)
+        return summing(plan, views, fewest=fewest, ask=asked, ready=ready)
+
+    @staticmethod
+    def _units(
+        plan: Plan, sums: Summing, views: list[SiteView]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the numbers of units that are known, and one for every site.
+
+        Where a site's own is not known it counts as an average one.
+        """
         if not plan.counts_noise:
-            return {view.node: float(view.units or 0) for view in views}
-        nodes = [view.node for view in views]
-        counts = self._ask_releases(plan, "query.counts", COUNTS, 0, nodes, None, {"units": (1,)})
-        units = {node: max(1.0, float(r.arrays["units"][0])) for node, r in counts.items()}
-        check_delta(plan.delta, round(sum(units.values())), where="released")
-        return units
+            known = {view.node: float(view.units or 0) for view in views}
+            return known, known
+        counts = sums(Question(purpose=COUNTS, shapes={"units": (1,)}))
+        known = {node: max(1.0, float(a["units"][0])) for node, a in counts.each.items()}
+        total = sum(known.values()) if known else float(counts.arrays["units"][0])
+        mean = max(1.0, total / len(counts.nodes))
+        sizes = {view.node: known.get(view.node, mean) for view in views}
+        check_delta(plan.delta, round(sum(sizes.values())), where="released")
+        return known, sizes
 
-    def _rounds(self, plan: Plan, units: Mapping[int, float], rate: float) -> Outcome:
+    def _rounds(
+        self, plan: Plan, sums: Summing, units: Mapping[int, float], rate: float
+    ) -> Outcome:
         job, settings = self.job, self.job.federation
         module = models.build(job.model, job.model_options, self.coding, job.seed)
         if job.start is not None:
@@ -290,32 +313,30 @@ class Run:
             learning_rate=rate, momentum=settings.momentum, averaging=settings.averaging
         )
         shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
-        at, nodes, lost = stepper.start(start), sorted(units), 0
-        joined = dict.fromkeys(nodes, 0)
+        at = stepper.start(start)
+        joined = dict.fromkeys(sorted(units), 0)
         with (job.folder / "rounds.jsonl").open("w") as log:
             for number in range(plan.rounds):
-                got = self._ask_releases(plan, "train", TRAINING, number, nodes, at.weights, shapes)
-                for node in got:
+                got = sums(Question(purpose=TRAINING, shapes=shapes, weights=at.weights))
+                for node in got.nodes:
                     joined[node] += 1
-                lost += len(nodes) - len(got)
-                batch = plan.sampling_rate * sum(units[node] for node in got)
+                batch = plan.sampling_rate * sum(units[node] for node in got.nodes)
                 batch *= plan.steps_per_round
-                summed = total([got[node].arrays for node in sorted(got)])
-                gradient = {name: array / max(batch, 1.0) for name, array in summed.items()}
+                gradient = {name: array / max(batch, 1.0) for name, array in got.arrays.items()}
                 at = stepper.step(at, gradient)
                 self._check_weights(module, at.weights, number + 1)
-                spent = self._spent(plan, number + 1)
+                spent = self._spent(plan, number + 1, sums.asked)
                 auprc = self.observer.stepped(number + 1, plan, spent, stepper.result(at))
                 line = {
                     "round": number + 1,
                     "epsilon_spent": spent,
                     "auprc": auprc,
-                    "sites": len(got),
+                    "sites": len(got.nodes),
                     "seconds": round(time.monotonic() - self.started, 3),
                 }
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-        return Outcome(weights=stepper.result(at), joined=joined, lost=lost)
+        return Outcome(weights=stepper.result(at), joined=joined)
 
     @staticmethod
     def _check_weights(module: Any, weights: Weights, rounds: int) -> None:
@@ -334,35 +355,28 @@ class Run:
                 "absurd sums; charges are kept"
             ) from None
 
-    def _spent(self, plan: Plan, done: int) -> float | None:
-        """Return the run cost of the rounds so far; now and then, because it takes time."""
+    @staticmethod
+    def _spent(plan: Plan, done: int, asked: Mapping[str, int]) -> float | None:
+        """Return the run cost of what was asked so far; now and then, because it takes time."""
         every = max(1, plan.rounds // _REPORTS)
         if not plan.private or (done % every and done != plan.rounds):
             return None
         lines = [
-            replace(line, rounds=done) if line.name == TRAINING else line
-            for line in plan.schedule
-            if line.name in (TRAINING, COUNTS)
+            replace(line, rounds=asked[line.name]) for line in plan.schedule if asked.get(line.name)
         ]
         return max(costs(lines, plan.delta).values())
 
-    def _evaluate(
-        self, plan: Plan, views: list[SiteView], weights: Weights
-    ) -> dict[str, Any] | None:
+    def _evaluate(self, plan: Plan, sums: Summing, weights: Weights) -> dict[str, Any] | None:
         """Return charged estimates; None where none are planned or too few sites answered."""
         if not plan.evaluation_noise:
             return None
-        nodes = [view.node for view in views]
 
-        def histograms(purpose: str, cells: int, **more: Any) -> list[Weights]:
-            got = self._ask_releases(
-                plan, f"query.{purpose}", purpose, 0, nodes, weights, {"histogram": (cells,)},
-                **more,
-            )  # fmt: skip
-            return [got[node].arrays for node in sorted(got)]
+        def histogram(purpose: str, cells: int, **more: Any) -> Sum:
+            shapes = {HISTOGRAM: (cells,)}
+            return sums(Question(purpose=purpose, shapes=shapes, weights=weights, more=more))
 
         try:
-            return evaluate(plan, histograms, capacity=self.job.capacity)
+            return evaluate(plan, histogram, capacity=self.job.capacity)
         except FederationError as error:
             # The model stands, and what was charged stays charged.
             LOG.error("no estimates: %s", error)

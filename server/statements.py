@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.types import Adjacency, Split, Unit
+from dp_risk.types import Adjacency, Split, Trust, Unit
 
 _HEX = re.compile(r"[0-9a-f]+")
-_LONGEST, _MOST_UNITS, _MOST_ENTRIES = 200, 10**12, 10**12
+_LONGEST, _MOST_UNITS, _MOST_ENTRIES, _MOST_TEXTS = 200, 10**12, 10**12, 10
 
 
 def checked(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +110,18 @@ def _open_run(value: Any) -> bool:
     return value is None or _text(value)
 
 
+def _trusts(value: Any) -> bool:
+    return isinstance(value, list) and all(one in list(Trust) for one in value)
+
+
+def _enrolment(value: Any) -> bool:
+    # What is in it is for the other sites to check.
+    texts = isinstance(value, dict) and len(value) <= _MOST_TEXTS
+    return value is None or (
+        texts and all(isinstance(t, str) and len(t) <= _LONGEST for t in (*value, *value.values()))
+    )
+
+
 _FIELDS = {
     "site": _text,
     "key": _hex(64),
@@ -125,6 +137,7 @@ _FIELDS = {
     "min_sites": _whole(1, _MOST_UNITS),
     "max_sites_per_unit": _whole(1, _MOST_UNITS),
     "max_records_per_account": _whole(1, _MOST_UNITS),
+    "trusts": _trusts,
     "run_epsilon": _number(0, 1e9),
     "lifetime_epsilon": _number(0, 1e9),
     "spent_epsilon": _number(0, 1e9),
@@ -139,4 +152,5 @@ _FIELDS = {
     "entry": _entry,
     "run": _run,
     "open_run": _open_run,
+    "enrolment": _enrolment,
 }

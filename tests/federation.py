@@ -139,6 +139,7 @@ def plan(**changes: Any) -> Plan:
         "sampling_rate": 1.0,
         "rounds": 3,
         "steps_per_round": 1,
+        "spares": 0,
         "local_rate": 0.0,
         "counts_noise": 20.0,
         "score_bins_noise": 10.0,

@@ -13,6 +13,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
 from dp_risk.privacy.dpsgd import dimension
+from dp_risk.privacy.plan import answers
 from dp_risk.privacy.planning import Noise, Privacy, check_delta, choose_noise
 from dp_risk.types import ConfigurationError, Trust
 
@@ -42,9 +43,11 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
         filter = Filter.open(settings.sites.lifetime_epsilon, asked.delta)
     except ValueError as error:
         raise ConfigurationError(f"sites.lifetime_epsilon: {error}") from None
+    # What a run without noise would cost with it.
+    trust = Trust.LOCAL if asked.trust == Trust.NONE else asked.trust
     rows, lines = [], []
     for target in targets:
-        privacy = dataclasses.replace(asked, epsilon=target, trust=Trust.LOCAL)
+        privacy = dataclasses.replace(asked, epsilon=target, trust=trust)
         noise = choose_noise(
             privacy,
             units=units,
@@ -52,6 +55,8 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
             steps_per_round=settings.federation.steps_per_round,
             stable_ids=settings.data.keeps_ids(asked.unit),
             holdout=settings.data.holdout > 0,
+            may_lose=settings.federation.sites - settings.federation.fewest(asked),
+            spare_rounds=settings.federation.spare_rounds,
         )
         line = _line(noise, privacy, settings, filter)
         lines.append({"epsilon": target, **line})
@@ -94,7 +99,8 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
 
 def _line(noise: Noise, privacy: Privacy, settings: Settings, filter: Filter) -> dict[str, Any]:
     sites, delta = privacy.max_sites_per_unit, privacy.delta
-    steps = noise.rounds * settings.federation.steps_per_round
+    steps = (noise.rounds + noise.spares) * settings.federation.steps_per_round
+    times = sites * answers(noise.spares)
     training = Event(
         noise_multiplier=noise.noise_multiplier,
         sampling_rate=noise.sampling_rate,
@@ -102,10 +108,10 @@ def _line(noise: Noise, privacy: Privacy, settings: Settings, filter: Filter) ->
     )
     events, evaluation = [training], []
     if noise.counts_noise:
-        events.append(Event(noise_multiplier=noise.counts_noise, count=sites))
+        events.append(Event(noise_multiplier=noise.counts_noise, count=times))
     if noise.evaluation_noise:
         evaluation = [
-            Event(noise_multiplier=std, count=sites)
+            Event(noise_multiplier=std, count=times)
             for std in (noise.score_bins_noise, noise.evaluation_noise)
         ]
     if not settings.data.keeps_ids(privacy.unit):

@@ -84,8 +84,10 @@ class Frontier:
             if epsilon is not None and not (math.isfinite(epsilon) and epsilon > 0):
                 raise ConfigurationError(f"frontier.epsilons: {epsilon} is not above 0")
         for trust in self.trusts:
-            if trust != Trust.LOCAL:
-                raise ConfigurationError(f"frontier.trusts: {trust} is not built yet; use local")
+            if trust not in (Trust.LOCAL, Trust.DISTRIBUTED):
+                raise ConfigurationError(
+                    f"frontier.trusts: {trust!r} is not one of local, distributed"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 import yaml
 
 from clients.policy import Policy
-from clients.site import POLICY, Site
+from clients.site import POLICY, SIGNING, Site
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.data.partition import whole_accounts
 from dp_risk.data.source import read_table
 from dp_risk.data.split import holdout_mask
 from dp_risk.models import REGISTRY
+from dp_risk.privacy import keys
 from dp_risk.privacy.plan import PURPOSES
 from dp_risk.privacy.planning import check_delta
 from dp_risk.privacy.release import digest
@@ -153,10 +154,11 @@ def _deal(settings: Settings, folder: Path, lifetime_epsilon: float) -> None:
         temporary.mkdir()
         # One key for all sites: a unit that sits at several is on one side of the split at each.
         key = _split_key(settings)
+        roster = _roster(settings, temporary)
         total = sum(
-            _make_site(settings, temporary, number, table.filter(pa.array(site_of == number)),
-                       coding, lifetime_epsilon, key)
-            for number in range(settings.federation.sites)
+            _make_site(settings, temporary / name, table.filter(pa.array(site_of == number)),
+                       coding, lifetime_epsilon, key, roster)
+            for number, name in enumerate(roster)
         )  # fmt: skip
         if total and settings.privacy is not None and settings.privacy.trust != Trust.NONE:
             check_delta(settings.privacy.delta, total, where="declared")
@@ -164,25 +166,32 @@ def _deal(settings: Settings, folder: Path, lifetime_epsilon: float) -> None:
         os.rename(temporary, folder)
 
 
+def _roster(settings: Settings, parent: Path) -> dict[str, str]:
+    """Make every site's folder and signing key; return their names and public keys."""
+    roster, width = {}, max(2, len(str(settings.federation.sites - 1)))
+    for number in range(settings.federation.sites):
+        name = f"site-{number:0{width}d}"
+        (parent / name).mkdir()
+        roster[name] = keys.public_hex(keys.load_or_create(parent / name / SIGNING))
+    return roster
+
+
 def _make_site(
     settings: Settings,
-    parent: Path,
-    number: int,
+    site: Path,
     rows: pa.Table,
     coding: Coding,
     lifetime_epsilon: float,
     key: bytes,
+    roster: Mapping[str, str],
 ) -> int:
     """Write one site's folder; return its declared units, 0 when they are private."""
     data = settings.data
-    name = f"site-{number:0{max(2, len(str(settings.federation.sites - 1)))}d}"
-    site = parent / name
-    site.mkdir()
     pq.write_table(rows, site / "rows.parquet")
     units = _training_units(settings, coding, rows, key) if data.public_size else None
     Site.create(
         site,
-        policy=_policy(settings, name, units, lifetime_epsilon),
+        policy=_policy(settings, site.name, units, lifetime_epsilon, roster),
         data="rows.parquet",
         schema=coding.schema,
         holdout=data.holdout,
@@ -213,8 +222,15 @@ def _split_key(settings: Settings) -> bytes:
     return os.urandom(32)
 
 
-def _policy(settings: Settings, name: str, units: int | None, lifetime_epsilon: float) -> Policy:
+def _policy(
+    settings: Settings,
+    name: str,
+    units: int | None,
+    lifetime_epsilon: float,
+    roster: Mapping[str, str],
+) -> Policy:
     public, unit = settings.data.public, str(settings.privacy_values["unit"])
+    shared = (Trust.LOCAL, Trust.DISTRIBUTED)
     return Policy(
         site=name,
         dataset=settings.data.dataset,
@@ -229,12 +245,12 @@ def _policy(settings: Settings, name: str, units: int | None, lifetime_epsilon: 
         max_records_per_account=_MAX_RECORDS if unit == Unit.ACCOUNT else 1,
         purposes=PURPOSES,
         models=tuple(REGISTRY),
-        trusts=(Trust.LOCAL, Trust.NONE) if public else (Trust.LOCAL,),
+        trusts=(*shared, Trust.NONE) if public else shared,
         randomness=tuple(RandomnessKind) if public else (RandomnessKind.SYSTEM,),
         public=public,
         units=units,
         min_sites=1,
-        max_colluding=0,
+        max_colluding=1,
         max_sites_per_unit=1,
-        roster={},
+        roster=roster,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dp_risk.evaluation.metrics import ECE_BINS
+from dp_risk.privacy.plan import SCORE_CELLS
 from dp_risk.types import ConfigurationError
 
 Floats = NDArray[np.float64]
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 # Positions are asinh(logit): about linear within +-1, logarithmic beyond, cut off at +-20.
 HIGH = math.asinh(20.0)
 LOW = -HIGH
-CELLS = 256
+CELLS = SCORE_CELLS
 
 _MIN_BINS, _MAX_BINS = 4, 20
 _BIN_STDS = 4.0  # a bin should hold this many standard deviations of a position cell's noise

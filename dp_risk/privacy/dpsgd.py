@@ -26,6 +26,7 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
+from dp_risk.privacy.shares import ShareGrid, grid_of
 from dp_risk.privacy.units import (
     Batch,
     Units,
@@ -58,7 +59,7 @@ class _GridOptimizer(DPOptimizer):  # type: ignore[misc]
         optimizer: torch.optim.Optimizer,
         *,
         clip_norm: float,
-        grid: Grid | None,
+        grid: Grid | ShareGrid | None,
         randomness: Randomness,
     ) -> None:
         super().__init__(
@@ -132,6 +133,14 @@ class DPSGD:
         At least 1.
     local_rate : float
         Step size between steps, for a sum of gradients.
+    share : ShareGrid, optional
+        Of the secure sum that one step goes into (`dp_risk.privacy.shares`): this site adds its
+        share of the noise, and the event is that of a step over the units of all sites.
+
+    Raises
+    ------
+    ValueError
+        If a share of the noise would be added in more than one step.
     """
 
     clip_norm: float
@@ -139,6 +148,12 @@ class DPSGD:
     sampling_rate: float
     steps: int
     local_rate: float = 0.0
+    share: ShareGrid | None = None
+
+    def __post_init__(self) -> None:
+        if self.share is not None and self.steps != 1:
+            # Between two steps the weights would depend on a sum that only this site has noised.
+            raise ValueError("a step with a share of the noise is released alone")
 
     @property
     def event(self) -> Event:
@@ -178,7 +193,8 @@ class DPSGD:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         grid = None
         if self.noise_multiplier:
-            grid = Grid(
+            grid = grid_of(
+                self.share,
                 clip_norm=self.clip_norm,
                 noise_multiplier=self.noise_multiplier,
                 dimension=sum(p.numel() for _, p in named),

@@ -16,6 +16,7 @@ from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.shares import ShareGrid, grid_of
 
 # A site's own log: what is malformed in its rows never leaves.
 LOG = logging.getLogger("dp_risk.site")
@@ -43,6 +44,9 @@ class GaussianCount:
     ----------
     noise_multiplier : float
         Standard deviation of the noise in units, above 0.
+    share : ShareGrid, optional
+        Of the secure sum that the output goes into (`dp_risk.privacy.shares`); the event is then
+        that of the sum over sites.
 
     Raises
     ------
@@ -51,13 +55,19 @@ class GaussianCount:
     """
 
     noise_multiplier: float
+    share: ShareGrid | None = None
 
     def __post_init__(self) -> None:
         _ = self._grid
 
     @property
-    def _grid(self) -> Grid:
-        return Grid(clip_norm=self.sensitivity, noise_multiplier=self.noise_multiplier, dimension=1)
+    def _grid(self) -> Grid | ShareGrid:
+        return grid_of(
+            self.share,
+            clip_norm=self.sensitivity,
+            noise_multiplier=self.noise_multiplier,
+            dimension=1,
+        )
 
     @property
     def event(self) -> Event:
@@ -96,6 +106,9 @@ class GaussianSum:
         Length of the vectors, at least 1.
     noise_multiplier : float
         Noise standard deviation over `clip_norm`, above 0.
+    share : ShareGrid, optional
+        Of the secure sum that the output goes into (`dp_risk.privacy.shares`); the event is then
+        that of the sum over sites.
 
     Raises
     ------
@@ -106,13 +119,15 @@ class GaussianSum:
     clip_norm: float
     dimension: int
     noise_multiplier: float
+    share: ShareGrid | None = None
 
     def __post_init__(self) -> None:
         _ = self._grid
 
     @property
-    def _grid(self) -> Grid:
-        return Grid(
+    def _grid(self) -> Grid | ShareGrid:
+        return grid_of(
+            self.share,
             clip_norm=self.clip_norm,
             noise_multiplier=self.noise_multiplier,
             dimension=self.dimension,
@@ -166,6 +181,9 @@ class GaussianHistogram:
         Number of cells, at least 1.
     noise_multiplier : float
         Standard deviation of each cell's noise, above 0.
+    share : ShareGrid, optional
+        Of the secure sum that the output goes into (`dp_risk.privacy.shares`); the event is then
+        that of the sum over sites.
 
     Raises
     ------
@@ -175,13 +193,15 @@ class GaussianHistogram:
 
     cells: int
     noise_multiplier: float
+    share: ShareGrid | None = None
 
     def __post_init__(self) -> None:
         _ = self._grid
 
     @property
-    def _grid(self) -> Grid:
-        return Grid(
+    def _grid(self) -> Grid | ShareGrid:
+        return grid_of(
+            self.share,
             clip_norm=self.sensitivity,
             noise_multiplier=self.noise_multiplier,
             dimension=self.cells,
@@ -241,6 +261,9 @@ class GaussianQuantiles:
         Number of cells, at least 1.
     noise_multiplier : float
         Standard deviation of each cell's noise, above 0.
+    share : ShareGrid, optional
+        Of the secure sum that the output goes into (`dp_risk.privacy.shares`); the event is then
+        that of the sum over sites.
 
     Raises
     ------
@@ -252,6 +275,7 @@ class GaussianQuantiles:
     high: float
     cells: int
     noise_multiplier: float
+    share: ShareGrid | None = None
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high)
@@ -259,7 +283,9 @@ class GaussianQuantiles:
 
     @property
     def _histogram(self) -> GaussianHistogram:
-        return GaussianHistogram(cells=self.cells, noise_multiplier=self.noise_multiplier)
+        return GaussianHistogram(
+            cells=self.cells, noise_multiplier=self.noise_multiplier, share=self.share
+        )
 
     @property
     def event(self) -> Event:

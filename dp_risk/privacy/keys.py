@@ -35,34 +35,45 @@ def load(path: Path) -> Key:
 def load_or_create(path: Path) -> Key:
     """Read a private key, made on first use and readable by its owner alone.
 
-    The file appears whole or not at all, and of two processes that make it one wins and both
-    return the winner's key.
+    Of two processes that make it one wins and both return the winner's key.
 
     Raises
     ------
     ConfigurationError
         If the file holds no key, or cannot be written.
     """
-    if path.exists():
-        return load(path)
+    if not path.exists():
+        write_once(path, Ed25519PrivateKey.generate().private_bytes_raw().hex() + "\n")
+    return load(path)
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read, unless it is there: the first writer wins.
+
+    The file appears whole or not at all.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w") as file:
-                file.write(Ed25519PrivateKey.generate().private_bytes_raw().hex() + "\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            # Unlike a rename, a link never replaces a key that is there.
+            # Unlike a rename, a link never replaces a file that is there.
             os.link(temporary, path)
         except FileExistsError:
             pass
         finally:
             temporary.unlink()
     except OSError as error:
-        raise ConfigurationError(f"{path}: the key cannot be written: {error.strerror}") from None
-    return load(path)
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def public_hex(key: Key) -> str:

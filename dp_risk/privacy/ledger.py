@@ -489,6 +489,13 @@ class Ledger:
             for entry in self._chain.of("reserve")
         )
 
+    def enrolled(self, run: str) -> str | None:
+        """Return the digest of the plan that an open run was reserved with, or None."""
+        reservation = self._open_reservation()
+        if reservation is None or reservation.body["run"] != run:
+            return None
+        return str(reservation.body["plan"])
+
     def sign(self, context: str, message: bytes) -> str:
         """Sign with the site's key."""
         return self._chain.sign(context, message)

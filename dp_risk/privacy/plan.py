@@ -14,6 +14,7 @@ from dp_risk.privacy import sampling
 from dp_risk.privacy.accounting import DELTA_RESERVE, AnyEvent, Event, epsilon
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.release import digest
+from dp_risk.privacy.shares import ShareGrid
 from dp_risk.types import RandomnessKind, Split, Trust, Unit
 
 TRAINING = "training"
@@ -25,6 +26,12 @@ TUNING = "tuning"
 PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION, TUNING)
 # Most cells of a histogram, so that the distance of its noise is known before its bins are.
 MAX_CELLS = 512
+# Cells of the histogram that finds the bins.
+SCORE_CELLS = 256
+# Most units of a site: in a secure sum, what goes beyond them is cut off.
+MAX_UNITS = 10**7
+# What is asked once in a run is asked so many times more at most, where sites are lost.
+_SPARE_ANSWERS = 2
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MOST_TEXT, _MOST_PARTICIPANTS = 300, 10_000
 # Runs that one ledger account may hold, so that their distances have a known sum.
@@ -51,6 +58,50 @@ class Purpose:
     def total(self) -> AnyEvent:
         """The event of all rounds together."""
         return dataclasses.replace(self.event, count=self.event.count * self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summed:
+    """What is summed for one purpose: the numbers that its grid is made of.
+
+    Parameters
+    ----------
+    clip_norm : float
+        L2 bound of what one unit adds, above 0.
+    noise_multiplier : float
+        Noise standard deviation over `clip_norm`, above 0.
+    dimension : int
+        Number of coordinates; for a histogram that has its bins later, the most cells.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+    dimension: int
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of a site that adds the whole noise itself."""
+        return Grid(
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.noise_multiplier,
+            dimension=self.dimension,
+        )
+
+    def shared(self, participants: int, max_colluding: int) -> ShareGrid:
+        """Return the grid of so many sites that add a share of the noise each."""
+        return ShareGrid(
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.noise_multiplier,
+            dimension=self.dimension,
+            participants=participants,
+            max_colluding=max_colluding,
+            units=MAX_UNITS,
+        )
+
+
+def answers(spares: int) -> int:
+    """Return how often a plan with spare rounds may ask for what it needs once."""
+    return 1 + min(spares, _SPARE_ANSWERS)
 
 
 def costs(schedule: Sequence[Purpose], delta: float) -> dict[str, float]:
@@ -110,6 +161,10 @@ class Plan:
         Poisson sampling rate, in (0, 1].
     rounds, steps_per_round : int
         At least 1.
+    spares : int
+        Rounds of training that may be asked in place of others that were lost with a site, at
+        least 0; what is asked once may be asked again as often, twice at most. Only in trust
+        distributed, where nothing is known of a round in which a site is missing.
     local_rate : float
         Step size of the site's own steps between the first and the last of a round, for a sum of
         gradients. Only used when `steps_per_round` is above 1.
@@ -149,6 +204,7 @@ class Plan:
     sampling_rate: float
     rounds: int
     steps_per_round: int
+    spares: int
     local_rate: float
     counts_noise: float
     score_bins_noise: float
@@ -205,8 +261,25 @@ class Plan:
             raise ValueError("records, sites of a unit and sites of a round are at least 1")
         if (self.max_colluding is None) == (self.trust == Trust.DISTRIBUTED):
             raise ValueError("max_colluding is said exactly where trust is distributed")
+        if self.spares < 0 or (self.spares and self.max_colluding is None):
+            raise ValueError("only where trust is distributed are there spare rounds")
+        if self.max_colluding is not None:
+            self._check_distributed(self.max_colluding)
         if self.private:
             _ = self.grid
+
+    def _check_distributed(self, colluding: int) -> None:
+        if colluding < 1 or self.min_sites < colluding + 2:
+            raise ValueError("max_colluding is at least 1 and min_sites at least that and 2")
+        if len(self.participants) < self.min_sites:
+            raise ValueError("min_sites exceeds the participants")
+        if self.steps_per_round != 1 or self.max_sites_per_unit != 1:
+            raise ValueError(
+                "where trust is distributed a round is one step, and a unit sits at one site"
+            )
+        for summed in self.sums.values():
+            for participants in (self.min_sites, len(self.participants)):
+                summed.shared(participants, colluding)
 
     @property
     def private(self) -> bool:
@@ -216,11 +289,22 @@ class Plan:
     @property
     def grid(self) -> Grid:
         """The grid of a training release."""
-        return Grid(
-            clip_norm=self.clip_norm,
-            noise_multiplier=self.noise_multiplier,
-            dimension=self.dimension,
-        )
+        return self.sums[TRAINING].grid
+
+    @property
+    def sums(self) -> Mapping[str, Summed]:
+        """What the run sums with noise, by purpose, in the order of its schedule."""
+        found = {
+            COUNTS: (1.0, self.counts_noise, 1),
+            TRAINING: (self.clip_norm, self.noise_multiplier, self.dimension),
+            SCORE_BINS: (1.0, self.score_bins_noise, SCORE_CELLS),
+            EVALUATION: (1.0, self.evaluation_noise, MAX_CELLS),
+        }
+        return {
+            name: Summed(clip_norm=clip, noise_multiplier=noise, dimension=dimension)
+            for name, (clip, noise, dimension) in found.items()
+            if noise
+        }
 
     @property
     def schedule(self) -> tuple[Purpose, ...]:
@@ -235,7 +319,7 @@ class Plan:
             sampling_rate=self.sampling_rate,
             count=self.steps_per_round * sites,
         )
-        lines = [self._line(TRAINING, Split.TRAIN, training, self.rounds)]
+        lines = [self._line(TRAINING, Split.TRAIN, training, self.rounds + self.spares)]
         for name, split, noise in (
             (COUNTS, Split.TRAIN, self.counts_noise),
             (SCORE_BINS, Split.HOLDOUT, self.score_bins_noise),
@@ -243,7 +327,7 @@ class Plan:
         ):
             if noise:
                 event = Event(noise_multiplier=noise, count=sites)
-                lines.append(self._line(name, split, event, 1))
+                lines.append(self._line(name, split, event, answers(self.spares)))
         return tuple(sorted(lines, key=lambda line: PURPOSES.index(line.name)))
 
     def _line(self, name: str, split: Split, event: Event, rounds: int) -> Purpose:
@@ -261,6 +345,8 @@ class Plan:
         return max(self.costs.values())
 
     def _distance(self, units: int) -> float:
+        if self.max_colluding is not None:
+            return self._shared_distance(units, self.max_colluding)
         steps = self.rounds * self.steps_per_round
         distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
         for noise, cells in (
@@ -272,6 +358,14 @@ class Plan:
                 grid = Grid(clip_norm=1.0, noise_multiplier=noise, dimension=cells)
                 distance += grid.distance(1)
         return distance * self.max_sites_per_unit
+
+    def _shared_distance(self, units: int, colluding: int) -> float:
+        rounds = {line.name: line.rounds for line in self.schedule}
+        sizes = range(self.min_sites, len(self.participants) + 1)
+        return sampling.distance(units, self.sampling_rate, rounds[TRAINING]) + sum(
+            max(summed.shared(size, colluding).distance(rounds[name]) for size in sizes)
+            for name, summed in self.sums.items()
+        )
 
     def lifetime_excess(self, units: int, lifetime_epsilon: float) -> float:
         """Return the module's `lifetime_excess` of the run at a site of `units` units."""

@@ -10,12 +10,16 @@ import math
 from dataclasses import dataclass, replace
 
 from dp_risk.privacy.accounting import DELTA_RESERVE, Event, calibrate, gaussian_mu
+from dp_risk.privacy.plan import answers
 from dp_risk.types import ConfigurationError, RandomnessKind, Trust, Unit
 
 # Units in an expected batch, over all sites, below which the noise outweighs the gradient.
 _BATCH = 4000
 _FULL_BATCH_STEPS, _SAMPLED_STEPS = 80, 300
 _RATE_OVER_NOISE, _MAX_RATE, _PLAIN_RATE = 0.08, 2.0, 1.0
+# Spare rounds beside one for every site that may be lost for good, as a part of all rounds: for
+# answers that are lost now and then.
+_SPARE_SHARE = 0.1
 # Part of an evaluation's squared Gaussian budget that finds the bins of the scores.
 _SCORE_BINS_SHARE = 0.15
 
@@ -69,7 +73,9 @@ class Privacy:
     allocation : Allocation
         How the budget of a run is split.
     trust : str
-        local or none, for now.
+        local, distributed or none.
+    max_colluding : int
+        Sites that may collude with the server, at least 1; only in trust distributed.
     clip_norm : float
         L2 bound of one unit's gradient, above 0.
     sampling_rate : float or None
@@ -85,6 +91,7 @@ class Privacy:
     max_sites_per_unit: int
     allocation: Allocation
     trust: str
+    max_colluding: int
     clip_norm: float
     sampling_rate: float | None
     randomness: str
@@ -95,13 +102,19 @@ class Privacy:
             if value not in list(kind):
                 known = ", ".join(kind)
                 raise ConfigurationError(f"privacy.{name}: {value!r} is not one of {known}")
-        if self.trust not in (Trust.LOCAL, Trust.NONE):
-            raise ConfigurationError(f"privacy.trust: {self.trust} is not built yet; use local")
+        if self.trust == Trust.CENTRAL:
+            raise ConfigurationError(
+                "privacy.trust: central is not built yet; use local or distributed"
+            )
         if not isinstance(self.allocation, Allocation):
             object.__setattr__(self, "allocation", Allocation(**self.allocation))
-        for name in ("max_records_per_account", "max_sites_per_unit"):
+        for name in ("max_records_per_account", "max_sites_per_unit", "max_colluding"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"privacy.{name}: {getattr(self, name)} is not at least 1")
+        if self.trust == Trust.DISTRIBUTED and self.max_sites_per_unit > 1:
+            raise ConfigurationError(
+                "privacy.max_sites_per_unit: with trust distributed a unit sits at one site; use 1"
+            )
         if self.trust == Trust.NONE:
             if self.epsilon is not None:
                 raise ConfigurationError("privacy.epsilon: trust none protects nothing; use null")
@@ -126,9 +139,25 @@ class Noise:
     noise_multiplier: float
     sampling_rate: float
     rounds: int
+    spares: int
     counts_noise: float
     score_bins_noise: float
     evaluation_noise: float
+
+
+def choose_spares(rounds: int, *, may_lose: int) -> int:
+    """Return how many rounds of training may be lost with a site.
+
+    One for every site that may be lost for good, and 10 % of the rounds.
+
+    Parameters
+    ----------
+    rounds : int
+        Rounds that count, at least 1.
+    may_lose : int
+        Sites that take part beyond the fewest that are needed, at least 0.
+    """
+    return may_lose + math.ceil(_SPARE_SHARE * rounds)
 
 
 def check_delta(delta: float, units: int, *, where: str) -> None:
@@ -160,6 +189,8 @@ def choose_noise(
     steps_per_round: int,
     stable_ids: bool,
     holdout: bool,
+    may_lose: int = 0,
+    spare_rounds: int | None = None,
 ) -> Noise:
     """Fix sampling, steps and noise before any data is touched.
 
@@ -178,6 +209,11 @@ def choose_noise(
         Whether train and holdout have accounts of their own.
     holdout : bool
         Whether every site holds units out.
+    may_lose : int
+        Sites that take part beyond the fewest that are needed, at least 0.
+    spare_rounds : int or None
+        Rounds that may be lost with a site, at least 0; None chooses it. Only in trust
+        distributed are there any.
     """
     rate = privacy.sampling_rate
     if rate is None:
@@ -185,10 +221,15 @@ def choose_noise(
     if rounds is None:
         steps = _FULL_BATCH_STEPS if rate == 1 else _SAMPLED_STEPS
         rounds = math.ceil(steps / steps_per_round)
+    spares = 0
+    if privacy.trust == Trust.DISTRIBUTED:
+        chosen = choose_spares(rounds, may_lose=may_lose)
+        spares = chosen if spare_rounds is None else spare_rounds
     noise = Noise(
         noise_multiplier=0.0,
         sampling_rate=rate,
         rounds=rounds,
+        spares=spares,
         counts_noise=0.0,
         score_bins_noise=0.0,
         evaluation_noise=0.0,
@@ -196,12 +237,14 @@ def choose_noise(
     if privacy.epsilon is None:
         return noise
     sites = privacy.max_sites_per_unit
-    # Of a Gaussian that spends the whole budget, once at every site that holds the unit.
-    std = math.sqrt(sites) / gaussian_mu(privacy.epsilon, privacy.delta * (1 - DELTA_RESERVE))
+    # How often a unit meets what is asked once.
+    times = sites * answers(spares)
+    # Of a Gaussian that spends the whole budget, so many times together.
+    std = math.sqrt(times) / gaussian_mu(privacy.epsilon, privacy.delta * (1 - DELTA_RESERVE))
     others: list[Event] = []
     if units is None:
         noise = replace(noise, counts_noise=std / math.sqrt(privacy.allocation.counts))
-        others.append(Event(noise_multiplier=noise.counts_noise, count=sites))
+        others.append(Event(noise_multiplier=noise.counts_noise, count=times))
     if holdout and privacy.allocation.evaluation:
         # A hair above the exact figure, so that rounding never exceeds the budget.
         part = std * (1 + 1e-9)
@@ -213,20 +256,20 @@ def choose_noise(
             evaluation_noise=part / math.sqrt(1 - _SCORE_BINS_SHARE),
         )
         if not stable_ids:
-            others.append(Event(noise_multiplier=noise.score_bins_noise, count=sites))
-            others.append(Event(noise_multiplier=noise.evaluation_noise, count=sites))
+            others.append(Event(noise_multiplier=noise.score_bins_noise, count=times))
+            others.append(Event(noise_multiplier=noise.evaluation_noise, count=times))
     training = calibrate(
         privacy.epsilon,
         privacy.delta,
         sampling_rate=rate,
-        count=rounds * steps_per_round * sites,
+        count=(rounds + spares) * steps_per_round * sites,
         others=tuple(others),
     )
     return replace(noise, noise_multiplier=training)
 
 
 def choose_learning_rate(
-    noise: Noise, *, clip_norm: float, sites: int, units: float, dimension: int
+    noise: Noise, *, clip_norm: float, noises: float, units: float, dimension: int
 ) -> float:
     """Return a step size for the mean gradient.
 
@@ -236,8 +279,9 @@ def choose_learning_rate(
         The plan's noise.
     clip_norm : float
         L2 bound of one unit's gradient.
-    sites : int
-        Number of independent noises in the sum.
+    noises : float
+        How often the sum holds the noise that is accounted: the number of sites that add all of it
+        each; where n sites share it and c may collude, n / (n - c).
     units : float
         Declared or released number of units.
     dimension : int
@@ -245,5 +289,5 @@ def choose_learning_rate(
     """
     if noise.noise_multiplier == 0:
         return _PLAIN_RATE
-    std = noise.noise_multiplier * math.sqrt(sites) / (noise.sampling_rate * max(units, 1.0))
+    std = noise.noise_multiplier * math.sqrt(noises) / (noise.sampling_rate * max(units, 1.0))
     return min(_MAX_RATE, _RATE_OVER_NOISE / (std * math.sqrt(dimension))) / clip_norm

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dp_risk import wire
 from dp_risk.privacy.plan import Plan
 from tests.federation import (
+    KEY,
     REFUSAL,
     SCHEMA,
     Server,
@@ -43,7 +44,12 @@ PLANS: dict[str, dict[str, Any]] = {
     "this site with another key": {"participants": {"site-00": "aa"}},
     "records of accounts": {"unit": "account", "max_records_per_account": 5},
     "many sites a unit, priced for one": {"max_sites_per_unit": 3},
-    "sites that may collude": {"max_colluding": 1, "trust": "distributed"},
+    "noise shared with sites of no roster": {
+        "max_colluding": 1,
+        "trust": "distributed",
+        "min_sites": 3,
+        "participants": {"site-00": KEY, "site-01": KEY, "site-02": KEY},
+    },
     "another delta": {"delta": 2e-5},
     "a smaller delta": {"delta": 5e-6},
     "another dataset": {"dataset": "other"},

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dp_risk.privacy.noise import Grid, discrete_gaussian
+from dp_risk.privacy.noise import Grid, discrete_gaussian, sum_distance
 from dp_risk.privacy.randomness import Randomness
 
 
@@ -94,9 +94,66 @@ def test_the_distance_to_the_accounted_gaussian_is_a_bound():
     assert grid.distance(7) == pytest.approx(7 * grid.distance(1))
 
 
+def masses(std: float) -> np.ndarray:
+    """Return the masses of a discrete Gaussian on -w .. w."""
+    width = math.ceil(12 * std)
+    mass = np.exp(-(np.arange(-width, width + 1) ** 2) / (2 * std**2))
+    return mass / mass.sum()
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 10, 30])
+@pytest.mark.parametrize("std", [1.0, 1.5, 2.0, 3.0])
+def test_a_sum_of_shares_is_as_near_to_the_accounted_gaussian_as_stated(std, shares):
+    # Exact masses by convolution, at the coarsest settings.
+    total = masses(std)
+    for _ in range(shares - 1):
+        total = np.convolve(total, masses(std))
+    variance = shares * std**2
+    edges = (np.arange(len(total) + 1) - len(total) / 2) / math.sqrt(variance - 1 / 12)
+    rounded = np.diff(stats.norm.cdf(edges))
+    found = 0.5 * np.abs(total - rounded).sum()
+    assert found <= sum_distance(std, shares) + 1e-13
+    if std >= 2 and variance >= 8 and found > 1e-10:
+        # The leading term: what the number of shares adds is far smaller.
+        assert found * variance**2 == pytest.approx(1 / 2057, rel=0.02)
+
+
+@given(st.floats(0.05, 100), st.integers(1, 1_000_000), st.integers(1, 1000))
+def test_shared_noise_covers_rounding(noise_multiplier, dimension, shares):
+    grid = Grid(
+        clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=dimension, shares=shares
+    )
+    sensitivity = 1.0 + grid.step * math.sqrt(dimension)
+    accounted = math.sqrt(shares * 4.0**grid.bits - 1 / 12) * grid.step
+    assert accounted == pytest.approx(noise_multiplier * sensitivity, rel=1e-12)
+    assert grid.std <= noise_multiplier * 1.0105
+    assert grid.share_std * math.sqrt(shares) == pytest.approx(grid.std)
+    assert 20 <= grid.bits <= 24
+    # The grid is no finer than it must be.
+    need = 101 * noise_multiplier * math.sqrt(dimension / shares)
+    assert grid.bits == 20 or 2.0 ** (grid.bits - 1) < need * (1 + 1e-12)
+
+
+def test_a_grid_that_fits_exactly_is_taken():
+    noise_multiplier = 2.0**22 / 101
+    assert 101 * noise_multiplier == 2.0**22
+    for multiplier, bits in ((noise_multiplier, 22), (math.nextafter(noise_multiplier, 1e9), 23)):
+        assert Grid(clip_norm=1.0, noise_multiplier=multiplier, dimension=1).bits == bits
+
+
+def test_coarse_shares_are_further_from_the_accounted_gaussian_than_fine_ones():
+    # Below a std of 1 the shares do not sum to a discrete Gaussian, and the second term shows.
+    total = np.convolve(masses(0.6), masses(0.6))
+    std = math.sqrt(2 * 0.6**2 - 1 / 12)
+    edges = (np.arange(len(total) + 1) - len(total) / 2) / std
+    found = 0.5 * np.abs(total - np.diff(stats.norm.cdf(edges))).sum()
+    assert 1 / (1000 * (2 * 0.6**2) ** 2) < found <= sum_distance(0.6, 2)
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"shares": 0},
         {"clip_norm": 0.0},
         {"clip_norm": -1.0},
         {"clip_norm": math.nan},

@@ -6,8 +6,17 @@ import math
 
 import pytest
 
+from dp_risk.privacy import sampling
 from dp_risk.privacy.accounting import Event, epsilon
-from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan, Purpose
+from dp_risk.privacy.plan import (
+    COUNTS,
+    EVALUATION,
+    SCORE_BINS,
+    TRAINING,
+    Plan,
+    Purpose,
+    lifetime_excess,
+)
 
 VALUES = {
     "run": "run-1",
@@ -26,6 +35,7 @@ VALUES = {
     "sampling_rate": 0.5,
     "rounds": 6,
     "steps_per_round": 2,
+    "spares": 0,
     "local_rate": 0.1,
     "counts_noise": 20.0,
     "score_bins_noise": 12.0,
@@ -44,14 +54,20 @@ OTHER = {
     "model_options": {"linear": False}, "dimension": 13, "trust": "distributed",
     "unit": "account", "randomness": "seeded", "delta": 1e-6, "epsilon": 3.0, "clip_norm": 2.0,
     "noise_multiplier": 6.0, "sampling_rate": 0.4, "rounds": 7, "steps_per_round": 3,
-    "local_rate": 0.2, "counts_noise": 21.0, "score_bins_noise": 13.0, "evaluation_noise": 7.0,
+    "spares": 2, "local_rate": 0.2, "counts_noise": 21.0, "score_bins_noise": 13.0,
+    "evaluation_noise": 7.0,
     "stable_ids": False, "max_records_per_account": 9, "max_sites_per_unit": 2, "min_sites": 2,
-    "max_colluding": 1, "participants": {"site-00": "bb"}, "seed": 1,
+    "max_colluding": 2, "participants": {"site-00": "bb"}, "seed": 1,
+}  # fmt: skip
+SHARED = {
+    "trust": "distributed", "max_colluding": 1, "min_sites": 4, "steps_per_round": 1,
+    "participants": {f"site-{n:02d}": "aa" for n in range(6)},
 }  # fmt: skip
 # Fields that only make sense with another one.
 WITH = {
-    "trust": {"max_colluding": 1},
-    "max_colluding": {"trust": "distributed"},
+    "trust": SHARED,
+    "max_colluding": SHARED,
+    "spares": SHARED,
     "max_records_per_account": {"unit": "account"},
 }
 
@@ -65,14 +81,12 @@ def test_a_plan_survives_the_wire():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Plan)])
 def test_every_field_is_in_the_digest(field):
     more = WITH.get(field, {})
-    base = PLAN if field != "max_records_per_account" else dataclasses.replace(PLAN, **more)
-    assert dataclasses.replace(PLAN, **more, **{field: OTHER[field]}).digest != base.digest
+    base = PLAN if field == "trust" else dataclasses.replace(PLAN, **more)
+    assert dataclasses.replace(PLAN, **{**more, field: OTHER[field]}).digest != base.digest
 
 
 def test_two_limits_of_colluding_sites_are_two_plans():
-    one, two = (
-        dataclasses.replace(PLAN, trust="distributed", max_colluding=most) for most in (1, 2)
-    )
+    one, two = (dataclasses.replace(PLAN, **{**SHARED, "max_colluding": most}) for most in (1, 2))
     assert one.digest != two.digest
 
 
@@ -136,6 +150,15 @@ def test_an_unknown_field_is_refused():
         {"min_sites": 0},
         {"max_colluding": 1},
         {"trust": "distributed"},
+        {"spares": 1},
+        {"spares": -1},
+        {**SHARED, "spares": -1},
+        {**SHARED, "max_colluding": 0},
+        {**SHARED, "max_colluding": 3},
+        {**SHARED, "max_colluding": None},
+        {**SHARED, "min_sites": 7},
+        {**SHARED, "steps_per_round": 2},
+        {**SHARED, "max_sites_per_unit": 2},
         {"sampling_rate": 0.0},
         {"sampling_rate": 1.5},
         {"sampling_rate": math.nan},
@@ -199,3 +222,26 @@ def test_a_purpose_has_rounds(rounds):
     # Fewer than none would be a refund.
     with pytest.raises(ValueError, match="rounds"):
         Purpose(name=TRAINING, split="train", event=Event(noise_multiplier=1.0), rounds=rounds)
+
+
+def test_spare_rounds_are_priced_and_none_of_a_plan_of_separate_noise():
+    plan = dataclasses.replace(PLAN, **SHARED)
+    spare = dataclasses.replace(plan, spares=4)
+    assert [line.rounds for line in plan.schedule] == [1, 6, 1, 1]
+    assert [line.rounds for line in spare.schedule] == [3, 10, 3, 3]
+    assert [line.rounds for line in dataclasses.replace(plan, spares=1).schedule] == [2, 7, 2, 2]
+    for split, cost in plan.costs.items():
+        assert spare.costs[split] > cost
+    assert spare.cost == pytest.approx(dataclasses.replace(plan, rounds=8, spares=2).cost)
+
+
+def test_the_noise_of_shares_has_a_distance_of_its_own():
+    plan = dataclasses.replace(PLAN, **SHARED)
+    total = sum(
+        max(summed.shared(size, 1).distance({"training": 6}.get(name, 1)) for size in (4, 5, 6))
+        for name, summed in plan.sums.items()
+    )
+    more = sampling.distance(100, 0.5, 6)
+    found = plan.lifetime_excess(100, 10.0)
+    assert found == pytest.approx(lifetime_excess(total + more, plan.epsilon, 10.0))
+    assert found > dataclasses.replace(PLAN, steps_per_round=1).lifetime_excess(100, 10.0)

@@ -13,6 +13,7 @@ from dp_risk.privacy.planning import (
     check_delta,
     choose_learning_rate,
     choose_noise,
+    choose_spares,
 )
 from dp_risk.types import ConfigurationError
 
@@ -24,6 +25,7 @@ VALUES = {
     "max_sites_per_unit": 1,
     "allocation": {"counts": 0.05, "evaluation": 0.2},
     "trust": "local",
+    "max_colluding": 1,
     "clip_norm": 1.0,
     "sampling_rate": None,
     "randomness": "system",
@@ -43,7 +45,8 @@ def privacy(**changes):
         ({"epsilon": math.nan}, "epsilon"),
         ({"epsilon": math.inf}, "epsilon"),
         ({"trust": "none"}, "epsilon"),
-        ({"trust": "distributed"}, "trust"),
+        ({"trust": "distributed", "max_sites_per_unit": 2}, "max_sites_per_unit"),
+        ({"max_colluding": 0}, "max_colluding"),
         ({"trust": "central"}, "trust"),
         ({"trust": "x"}, "trust"),
         ({"max_records_per_account": 0}, "max_records_per_account"),
@@ -159,10 +162,10 @@ def test_no_protection_has_no_noise():
 
 def test_the_learning_rate_falls_with_the_noise_of_a_step():
     def rate(noise=50.0, sites=10, units=1e4, dimension=100, clip=1.0):
-        numbers = Noise(noise_multiplier=noise, sampling_rate=0.5, rounds=9, counts_noise=0.0,
-                        score_bins_noise=0.0, evaluation_noise=0.0)  # fmt: skip
+        numbers = Noise(noise_multiplier=noise, sampling_rate=0.5, rounds=9, spares=0,
+                        counts_noise=0.0, score_bins_noise=0.0, evaluation_noise=0.0)  # fmt: skip
         return choose_learning_rate(
-            numbers, clip_norm=clip, sites=sites, units=units, dimension=dimension
+            numbers, clip_norm=clip, noises=sites, units=units, dimension=dimension
         )
 
     base = rate()
@@ -173,3 +176,32 @@ def test_the_learning_rate_falls_with_the_noise_of_a_step():
     assert rate(clip=2.0) == pytest.approx(base / 2)
     assert rate(noise=1e-3) == pytest.approx(2.0)
     assert 0 < rate(units=-50.0) < base
+
+
+@pytest.mark.parametrize("spare_rounds", [None, 0, 1, 7])
+@pytest.mark.parametrize("stable_ids", [True, False])
+def test_the_noise_of_a_secure_sum_pays_for_its_spare_rounds(spare_rounds, stable_ids):
+    asked = privacy(trust="distributed")
+    noise = choose(asked, units=None, stable_ids=stable_ids, may_lose=3, spare_rounds=spare_rounds)
+    assert noise.spares == (4 if spare_rounds is None else spare_rounds)
+    times = 1 + min(noise.spares, 2)
+    train = [
+        Event(noise_multiplier=noise.noise_multiplier, count=10 + noise.spares),
+        Event(noise_multiplier=noise.counts_noise, count=times),
+    ]
+    held = [
+        Event(noise_multiplier=std, count=times)
+        for std in (noise.score_bins_noise, noise.evaluation_noise)
+    ]
+    for events in [train, held] if stable_ids else [[*train, *held]]:
+        assert 0.999 < epsilon(events, 1e-5) <= 1.0
+
+
+def test_only_a_secure_sum_loses_rounds():
+    assert choose(may_lose=3, spare_rounds=5).spares == 0
+    assert choose(may_lose=3) == choose()
+
+
+def test_spares_are_one_a_site_and_a_tenth_of_the_rounds():
+    assert choose_spares(60, may_lose=0) == 6
+    assert choose_spares(61, may_lose=15) == 22

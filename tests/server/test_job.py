@@ -15,6 +15,7 @@ from tests.federation import DELTA, SCHEMA
 FEDERATION: dict[str, Any] = {
     "sites": 2,
     "min_sites": None,
+    "spare_rounds": None,
     "rounds": 3,
     "steps_per_round": 1,
     "learning_rate": None,
@@ -30,6 +31,7 @@ PRIVACY: dict[str, Any] = {
     "max_sites_per_unit": 1,
     "allocation": {"counts": 0.05, "evaluation": 0.2},
     "trust": "local",
+    "max_colluding": 1,
     "clip_norm": 1.0,
     "sampling_rate": None,
     "randomness": "system",
