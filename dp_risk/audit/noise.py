@@ -19,18 +19,20 @@ _CUT = 1e100
 _LEVELS = (1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 
 
-def planned_std(sensitivity: float, noise_multiplier: float, dimension: int) -> float:
+def planned_std(
+    sensitivity: float, noise_multiplier: float, dimension: int, *, shares: int = 1
+) -> float:
     """Return the standard deviation of honest noise, by arithmetic of the audit's own.
 
-    Sums are rounded to a grid whose noise has 2**b steps, with the smallest b from 20 for which
-    rounding, sqrt(dimension) steps, costs at most 1 % of the sensitivity
-    (`docs/decisions/002-discrete-gaussian-grid.md`). So the noise is up to 1 % above the product of
-    `sensitivity` and `noise_multiplier`, and never below it.
+    Sums are rounded to a grid. The noise of each of `shares` sites has 2**b steps, with the
+    smallest b from 20 for which rounding, sqrt(dimension) steps, costs at most 1 % of the
+    sensitivity (`docs/decisions/002-discrete-gaussian-grid.md`). So all of it together is up to
+    1 % above the product of `sensitivity` and `noise_multiplier`, and never below it.
     """
     root = math.sqrt(dimension)
-    bits = max(20, math.ceil(math.log2(101 * noise_multiplier * root)))
-    step = sensitivity / (math.sqrt(4.0**bits - 1 / 12) / noise_multiplier - root)
-    return step * 2.0**bits
+    bits = max(20, math.ceil(math.log2(101 * noise_multiplier * root / math.sqrt(shares))))
+    step = sensitivity / (math.sqrt(shares * 4.0**bits - 1 / 12) / noise_multiplier - root)
+    return step * 2.0**bits * math.sqrt(shares)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -43,12 +43,12 @@ class Victim:
     @classmethod
     def of(cls, twins: Twins, plan: Plan, name: str, **rules: Any) -> Victim:
         """Copy a twin, with some rules of its policy changed, and name it in the plan."""
-        folder = twins.copy(name)
-        dataclasses.replace(Policy.load(folder / POLICY), **rules).save(folder / POLICY)
-        bench = Bench(twins.settings, [folder])
-        [node] = bench.nodes
-        said = bench.statement(node)
-        own = dataclasses.replace(plan, run=name, participants={said["site"]: said["key"]})
+        folders = twins.copies(name)
+        path = folders[0] / POLICY
+        dataclasses.replace(Policy.load(path), **rules).save(path)
+        bench = Bench(twins.settings, folders)
+        own = dataclasses.replace(plan, run=name, participants=bench.participants())
+        node = bench.nodes[0]
         module = twins.scratch.module(twins.reserved)
         weights = starting_weights(module, twins.reserved)
         return cls(bench=bench, node=node, plan=own, weights=weights)
@@ -64,10 +64,10 @@ class Victim:
             self.bench.ask(self.node, "query.close", {"run": plan.run})
         return accepted
 
-    def train(self, plan: Plan, round: int, shift: float = 0.0) -> RecordDict:
+    def train(self, plan: Plan, round: int, shift: float = 0.0, **more: Any) -> RecordDict:
         """Ask for a training round, at weights that may be shifted."""
         weights = {name: array + shift for name, array in self.weights.items()}
-        return self.bench.release(self.node, plan, TRAINING, round, weights)
+        return self.bench.release(self.node, plan, TRAINING, round, weights, **more)
 
 
 def policy(twins: Twins, plan: Plan) -> Check:
@@ -139,6 +139,8 @@ def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
 def reservation(twins: Twins, plan: Plan) -> Check:
     """Check that nothing leaves but what was reserved, once, and never above the lifetime."""
     wrong = [*_rounds(twins, plan), *_lifetime(twins, plan)]
+    if plan.trust == Trust.DISTRIBUTED:
+        wrong += [*_strangers(twins, plan), *_others(twins, plan)]
     return Check(
         name="reservation",
         passed=not wrong,
@@ -154,7 +156,7 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
     own, bench, node = victim.plan, victim.bench, victim.node
     if not wire.is_refusal(victim.train(own, 0)):
         yield "a round of a plan that is not enrolled was answered"
-    bench.enrol(node, own)
+    bench.begin(own)
     first = victim.train(own, 0)
     if wire.RECEIPT not in first:
         yield "an honest round was refused"
@@ -169,7 +171,7 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
         yield "a round was computed twice"
     if not wire.is_refusal(victim.train(own, 0, shift=0.5)):
         yield "a round was answered again with other weights"
-    for round in (own.rounds, 10**6, -1):
+    for round in (own.rounds + own.spares, 10**6, -1):
         if not wire.is_refusal(victim.train(own, round)):
             yield f"round {round} of {own.rounds} was answered"
     if own.rounds > 2:
@@ -192,7 +194,7 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
         if _answered(bench.release, node, own, SCORE_BINS, 0, victim.weights):
             yield "a round that died was computed again"
     site.ledger.close_file()
-    bench.ask(node, "query.close", {"run": own.run})
+    bench.end(own.run)
     if _answered(bench.release, node, own, EVALUATION, 0, victim.weights, edges=[0.0]):
         yield "a round was answered after the end of its run"
     if victim.enrol(run=own.run):
@@ -213,16 +215,16 @@ def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
     noise = calibrate(epsilon, plan.delta, sampling_rate=1.0, count=steps)
     changes: dict[str, Any] = {
         "epsilon": epsilon, "noise_multiplier": noise, "sampling_rate": 1.0, "counts_noise": 0.0,
-        "score_bins_noise": 0.0, "evaluation_noise": 0.0,
+        "score_bins_noise": 0.0, "evaluation_noise": 0.0, "spares": 0,
     }  # fmt: skip
     done = 0
     while done < _MOST_RUNS:
         own = dataclasses.replace(victim.plan, run=f"lifetime-{done}", **changes)
-        if wire.is_refusal(bench.enrol(node, own)):
+        if not bench.begin(own):
             break
         for round in range(own.rounds):
             victim.train(own, round)
-        bench.ask(node, "query.close", {"run": own.run})
+        bench.end(own.run)
         done += 1
     spent = gaussian_epsilon(math.sqrt(done * steps) / noise, plan.delta)
     if spent > lifetime:
@@ -231,17 +233,54 @@ def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
         yield "not one run fits the lifetime budget"
 
 
+def _others(twins: Twins, plan: Plan) -> Iterator[str]:
+    """Yield what a site answered for another set of sites than it may."""
+    victim = Victim.of(twins, plan, "others")
+    own, names = victim.plan, sorted(victim.plan.participants)
+    victim.bench.begin(own)
+    for what, named in {
+        "too few sites": names[:-1],
+        "a site that is not enrolled": [*names, "somebody"],
+        "no site at all": [],
+        "nobody in particular": None,
+    }.items():
+        if not wire.is_refusal(victim.train(own, 0, participants=named)):
+            yield f"a round was answered for {what}"
+    if wire.is_refusal(victim.train(own, 0)):
+        yield "an honest round was refused"
+    if not wire.is_refusal(victim.train(own, 0, participants=names[::-1][:2])):
+        yield "a round was answered for two sets of sites"
+
+
+def _strangers(twins: Twins, plan: Plan) -> Iterator[str]:
+    """Yield whom a site met that it must not have."""
+    for what, change in {
+        "of another plan": {"plan_digest": "0" * 64},
+        "with another key": {"public_key": "5" * 64},
+        "that is not on the roster": {"site": "somebody"},
+    }.items():
+        victim = Victim.of(twins, plan, f"meets {what}")
+        bench, own = victim.bench, victim.plan
+        said = [
+            wire.read_statement(bench.enrol(node, own))["enrolment"] for node in bench.nodes
+        ]
+        said[-1] = {**said[-1], **change}
+        values = {"plan": own.digest, "run": own.run, "enrolments": said}
+        if not wire.is_refusal(bench.ask(victim.node, "query.meet", values)):
+            yield f"a site met one {what}"
+
+
 def ledger(twins: Twins, plan: Plan) -> Check:
     """Check that a ledger holds after two runs, and that edits of a copy of it are noticed."""
     victim = Victim.of(twins, plan, "ledger")
-    bench, node = victim.bench, victim.node
-    folder = bench.folder(node)
+    bench = victim.bench
+    folder = bench.folder(victim.node)
     older = folder.with_name("older.sqlite")
     for run in ("first", "second"):
         own = dataclasses.replace(victim.plan, run=run)
-        bench.enrol(node, own)
+        bench.begin(own)
         victim.train(own, 0)
-        bench.ask(node, "query.close", {"run": own.run})
+        bench.end(own.run)
         if run == "first":
             shutil.copy2(folder / LEDGER, older)
     wrong = []

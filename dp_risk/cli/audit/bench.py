@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from clients.app import make_app as make_client
 from dp_risk import wire
 from dp_risk.cli.audit.spies import Spy
+from dp_risk.cli.audit.views import Opponent, View
 from dp_risk.cli.settings import Settings
-from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.privacy.release import Release
-from dp_risk.types import FederationError
+from dp_risk.secure_sum.session import MASKED
+from dp_risk.types import FederationError, Trust
 from server.app import make_app as make_server
 from server.exchange import ask
 from server.grids import InProcessGrid
@@ -54,6 +56,8 @@ class Bench:
         What was read.
     releases : list of (str, Release)
         Releases in order, with the name of the site's folder.
+    opponent : Opponent
+        What all of that amounts to for who may be against a site.
     messages : list of dict
         Every reply as fields, where a transcript is kept.
     refusals : list of dict
@@ -76,6 +80,9 @@ class Bench:
         self.stopped = False
         self._transcript = transcript
         self._folders = {number + 2: folder for number, folder in enumerate(folders)}
+        self.opponent = Opponent(
+            {folder.name: folder for folder in folders}, settings.data.load_schema()
+        )
         app = make_client(remember=not settings.grid.amnesia, open_site=self.spy.open)
         sites = {node: str(folder.resolve()) for node, folder in self._folders.items()}
         self.grid = InProcessGrid(app, sites, self._hear)
@@ -97,7 +104,10 @@ class Bench:
             said = fields(request, reply)
             self.refusals.append({key: said[key] for key in said if key != "answers"})
         elif wire.RECEIPT in reply.content:
-            self.releases.append((name, wire.read_release(reply.content)))
+            release = wire.read_release(reply.content)
+            self.releases.append((name, release))
+            named = wire.read_request(request).values.get("participants")
+            self.opponent.hear(self.plan, name, named, release)
 
     def run(
         self, folder: Path, *, start: Arrays | None = None, frozen: bool = False, **privacy: Any
@@ -172,17 +182,56 @@ class Bench:
         """Return what a site says of itself."""
         return wire.read_statement(self.ask(node, "query.status", {}))
 
+    def participants(self) -> dict[str, str]:
+        """Return the name and the public key of every site."""
+        said = [self.statement(node) for node in self.nodes]
+        return {one["site"]: one["key"] for one in said}
+
     def enrol(self, node: int, plan: Plan) -> RecordDict:
         """Enrol a plan at one site."""
         return self.ask(node, "query.enrol", {"plan": plan.to_dict(), "run": plan.run})
+
+    def begin(self, plan: Plan) -> bool:
+        """Enrol a plan everywhere and let the sites meet; return whether all of them accept."""
+        self.plan = plan
+        replies = [self.enrol(node, plan) for node in self.nodes]
+        if not all(wire.STATEMENT in reply for reply in replies):
+            return False
+        if plan.trust != Trust.DISTRIBUTED:
+            return True
+        said = [wire.read_statement(reply)["enrolment"] for reply in replies]
+        values = {"plan": plan.digest, "run": plan.run, "enrolments": said}
+        met = [self.ask(node, "query.meet", values) for node in self.nodes]
+        return all(wire.STATEMENT in reply for reply in met)
+
+    def end(self, run: str) -> None:
+        """Close a run everywhere."""
+        for node in self.nodes:
+            self.ask(node, "query.close", {"run": run})
 
     def release(
         self, node: int, plan: Plan, purpose: str, round: int, weights: Arrays | None, **more: Any
     ) -> RecordDict:
         """Ask one site for a release."""
-        kind = "train" if purpose == "training" else f"query.{purpose}"
+        kind = "train" if purpose == TRAINING else f"query.{purpose}"
+        if plan.trust == Trust.DISTRIBUTED:
+            more = {"participants": sorted(plan.participants), **more}
         values = {"plan": plan.digest, "round": round, **more}
         return self.ask(node, kind, values, weights)
+
+    def view(
+        self, plan: Plan, purpose: str, round: int, weights: Arrays | None, **more: Any
+    ) -> Arrays | None:
+        """Ask for one round; return what the opponent sees of the first site, or of the sum.
+
+        None where a site that is needed does not answer.
+        """
+        before = len(self.opponent.views)
+        nodes = self.nodes if plan.trust == Trust.DISTRIBUTED else self.nodes[:1]
+        for node in nodes:
+            self.release(node, plan, purpose, round, weights, **more)
+        seen = self.opponent.views[before:]
+        return seen[0].arrays if seen else None
 
 
 def fields(request: Message, reply: Message) -> dict[str, Any]:
@@ -196,7 +245,7 @@ def fields(request: Message, reply: Message) -> dict[str, Any]:
                 array = value.numpy()
                 # How many bins there are is the server's choice, from what was released before.
                 edges = wire.read_request(request).values.get("edges")
-                if edges is not None:
+                if edges is not None and key != MASKED:
                     out[f"{name}.{key}.unasked"] = array.size - 2 * (len(edges) + 1)
                     array = array[:1]
                 else:
@@ -209,12 +258,10 @@ def fields(request: Message, reply: Message) -> dict[str, Any]:
     return out
 
 
-def stacked(
-    releases: Sequence[tuple[str, Release]], purpose: str, name: str
-) -> NDArray[np.float64]:
-    """Return one array of all releases of a purpose, shape (sites, rounds, ...)."""
-    by_site: dict[str, list[NDArray[np.float64]]] = {}
-    for site, release in releases:
-        if release.purpose == purpose:
-            by_site.setdefault(site, []).append(release.arrays[name])
-    return np.array([by_site[site] for site in sorted(by_site)])
+def stacked(views: Sequence[View], purpose: str, name: str) -> NDArray[np.float64]:
+    """Return one array of all views of a purpose, shape (sources, rounds, ...)."""
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for view in views:
+        if view.purpose == purpose:
+            found.setdefault(view.source, []).append(view.arrays[name])
+    return np.array([found[source] for source in sorted(found)])

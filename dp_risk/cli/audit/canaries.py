@@ -19,13 +19,14 @@ from scipy.optimize import brentq
 
 from dp_risk.audit.bounds import gaussian_epsilon, white_box
 from dp_risk.audit.findings import Check, Result
-from dp_risk.audit.noise import Residuals, planned_std
+from dp_risk.audit.noise import Residuals
 from dp_risk.audit.one_run import one_run_results
 from dp_risk.audit.power import needed
 from dp_risk.cli.audit.probe import SLOTS, Seen, probe
 from dp_risk.cli.audit.scratch import Scratch, embedding
+from dp_risk.cli.audit.views import noise_std
 from dp_risk.cli.settings import Audit
-from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import Trust
 
 # Released coordinates of all canaries of a site together: more cost more than they tell.
@@ -66,7 +67,7 @@ class Canaries:
         return Residuals(
             name="absent canaries",
             values=np.stack([seen.noise[:, :width] for seen in self.runs]),
-            std=planned_std(plan.clip_norm, plan.noise_multiplier, plan.dimension),
+            std=noise_std(plan, TRAINING, len(plan.participants)),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from clients.site import LEDGER
 from dp_risk.audit import counting
 from dp_risk.audit.accounting import Claim, Spent
 from dp_risk.audit.findings import Check
-from dp_risk.audit.noise import Residuals, planned_std
+from dp_risk.audit.noise import Residuals
 from dp_risk.audit.sampler import Batches
 from dp_risk.cli.audit.bench import Bench, stacked
 from dp_risk.cli.audit.scratch import Scratch, embedding
 from dp_risk.cli.audit.spies import Paid, Watch
+from dp_risk.cli.audit.views import noise_std
 from dp_risk.cli.settings import Audit
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
@@ -60,7 +60,8 @@ def observe(scratch: Scratch, asked: Audit) -> Observed:
     if asked.max_rounds is not None:
         changes["rounds"] = min(asked.max_rounds, federation.rounds or asked.max_rounds)
     if asked.max_sites is not None:
-        changes["sites"] = min(asked.max_sites, federation.sites)
+        fewest = max(asked.max_sites, scratch.fewest)
+        changes["sites"] = min(fewest, federation.sites)
     rows = scratch.rows(asked.max_rows, seed=scratch.settings.seed)
     sites = changes.pop("sites", None)
     settings, folders = scratch.sites("run", reserved, rows, sites=sites, **changes)
@@ -69,12 +70,11 @@ def observe(scratch: Scratch, asked: Audit) -> Observed:
     plan = bench.plan
     assert plan is not None
     weights = embedding(scratch.module(reserved), reserved)
-    released = stacked(bench.releases, TRAINING, weights)[:, :, reserved.codes.start :]
+    released = stacked(bench.opponent.views, TRAINING, weights)[:, :, reserved.codes.start :]
     noise = Residuals(
         name="reserved codes",
         values=released.reshape(*released.shape[:2], -1),
-        std=planned_std(plan.clip_norm, plan.noise_multiplier, plan.dimension)
-        * math.sqrt(plan.steps_per_round),
+        std=noise_std(plan, TRAINING, len(folders)),
     )
     return Observed(bench=bench, plan=plan, record=record, noise=noise)
 
@@ -110,7 +110,12 @@ def steps_charged(bench: Bench) -> Check:
                 counting.Seen(site=site, purpose=purpose, round=round, steps=steps, reads=1)
             )
         charges += _charges(bench.folder(node), plan)
-    planned = {line.name: line.total.count // plan.max_sites_per_unit for line in plan.schedule}
+    # What was reserved for rounds that are lost is not needed where none is.
+    rounds = {line.name: plan.rounds if line.name == TRAINING else 1 for line in plan.schedule}
+    planned = {
+        line.name: line.event.count * rounds[line.name] // plan.max_sites_per_unit
+        for line in plan.schedule
+    }
     return counting.steps_charged(seen, charges, planned)
 
 

@@ -53,37 +53,48 @@ class Seen:
 
 
 def probe(scratch: Scratch, plan: Plan, *, codes: int, rows: int, number: int) -> Seen:
-    """Do one run over one fresh site and return what the auditor saw.
+    """Do one run over fresh sites, with canaries at the first, and return what the auditor saw.
+
+    There is one site; where sites share the noise, as few as there may be.
 
     Parameters
     ----------
     scratch : Scratch
-        Where the site is made; it is removed afterwards.
+        Where the sites are made; they are removed afterwards.
     plan : Plan
         Plan of the configured run: sampling rate and steps are taken from it, and so is the noise,
         because the same epsilon is asked.
     codes : int
         Reserved codes: the unit of each is at the site with probability 1/2.
     rows : int
-        Ordinary rows at the site.
+        Ordinary rows at each site.
     number : int
         Of this run: names its folder.
     """
     torch.set_num_threads(1)
     name = f"probe-{number}"
     reserved = scratch.reserved(codes=codes, slots=SLOTS)
-    table = scratch.rows(rows, seed=number)
+    table = scratch.rows(rows * scratch.fewest, seed=number)
     steps = plan.rounds * plan.steps_per_round
-    settings, [site] = scratch.sites(
-        name, reserved, table, sites=1, rounds=steps, steps_per_round=1
+    sites = scratch.fewest
+    settings, folders = scratch.sites(
+        name,
+        reserved,
+        table,
+        sites=sites,
+        rounds=steps,
+        steps_per_round=1,
+        min_sites=sites,
+        spare_rounds=plan.spares,
     )
+    site = folders[0]
     words = reserved.words(reserved.codes)
     coins = np.random.default_rng().random(codes) < 0.5
     chosen = [word for word, coin in zip(words.values(), coins, strict=True) if coin]
     plant(site, reserved, {word: reserved.labels[i % 2] for i, word in enumerate(chosen)})
     module = scratch.module(reserved)
     start = starting_weights(module, reserved)
-    bench = Bench(settings, [site])
+    bench = Bench(settings, folders)
     bench.run(
         scratch.folder / name / "run", start=start, frozen=True, sampling_rate=plan.sampling_rate
     )
@@ -102,7 +113,7 @@ def _observe(
     plan = bench.plan
     assert plan is not None
     weights = embedding(module, reserved)
-    released = stacked(bench.releases, TRAINING, weights)[0][:, reserved.codes.start :]
+    released = stacked(bench.opponent.views, TRAINING, weights)[0][:, reserved.codes.start :]
     shard = founders(site)[1]
     held = {int(c) for c in units_of(shard, reserved, Split.HOLDOUT)}
     units = units_of(shard, reserved, Split.TRAIN)

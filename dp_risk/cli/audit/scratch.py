@@ -18,6 +18,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.data.partition import Iid
 from dp_risk.data.source import read_table
+from dp_risk.types import Trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,12 @@ class Scratch:
 
     settings: Settings
     folder: Path
+
+    @property
+    def fewest(self) -> int:
+        """Fewest sites of a round that the configured trust works with."""
+        asked = self.settings.asked
+        return asked.max_colluding + 2 if asked.trust == Trust.DISTRIBUTED else 1
 
     def rows(self, most: int | None, *, seed: int) -> pa.Table:
         """Return at most so many of the configured rows, chosen at random; None: all."""
