@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import trainer
+from tests.planted import data, trainer
 from tests.planted.defects import Defect, audited
 
-DEFECTS = (*trainer.DEFECTS,)
+DEFECTS = (*trainer.DEFECTS, *data.DEFECTS)
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,7 @@ DEFECTS = (*trainer.DEFECTS,)
 def test_a_planted_defect_is_caught_by_name(
     defect: Defect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defect.plant(monkeypatch)
-    found = audited(defect.overrides)
+    found = defect.audited(monkeypatch)
     assert set(defect.checks) <= set(found.failed), found.checks
 
 
