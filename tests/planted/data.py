@@ -124,7 +124,7 @@ def _scaler_in_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
     call = dpsgd.DPSGD.__call__
 
     def scaled(self: Any, private: Any, randomness: Any) -> Any:
-        module, units = private
+        _, units = private
         values = units.rows()[1].values.astype(np.float64)
         mean, std = values.mean(0), values.std(0)
         inputs = TrainingUnits._inputs

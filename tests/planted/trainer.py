@@ -315,7 +315,11 @@ DEFECTS = (
     _clipped(name="equal n-grams counted once each in norms", plant=clipping(_ten_equal_count_ten)),
     _clipped(name="unit without a gradient divided by zero", plant=clipping(_normalised)),
     _clipped(name="sum weighted by the site's size after clipping", plant=_weighted_by_size),
-    _clipped(name="model that mixes the units of a batch", plant=_mixed_units),
+    Defect(
+        name="model that mixes the units of a batch",
+        checks=("malformed_units",),
+        plant=_mixed_units,
+    ),
     _batched(name="shuffled batches charged as Poisson", plant=_sampled(_shuffled), fast=True),
     _batched(name="batches of one size charged as Poisson", plant=_sampled(_fixed_size)),
     _batched(name="the same batch at every step", plant=_sampled(_same_batch)),

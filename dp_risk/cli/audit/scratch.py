@@ -120,9 +120,26 @@ def starting_weights(module: Any, reserved: Reserved) -> dict[str, NDArray[Any]]
     that nearly all of a reserved unit's gradient lies on its own code.
     """
     start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
+    return _silenced(start, module, reserved)
+
+
+def wild_weights(module: Any, reserved: Reserved) -> dict[str, NDArray[Any]]:
+    """Return random weights, again the same, with those of reserved codes at zero.
+
+    The logits of ordinary units are then far apart, which shows whether one moves another's.
+    """
+    generator = np.random.default_rng(1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    drawn = {name: generator.standard_normal(shape) for name, shape in shapes.items()}
+    return _silenced(drawn, module, reserved)
+
+
+def _silenced(
+    weights: dict[str, NDArray[Any]], module: Any, reserved: Reserved
+) -> dict[str, NDArray[Any]]:
     for name in _embeddings(module, reserved):
-        start[name][reserved.codes.start :] = 0
-    return start
+        weights[name][reserved.codes.start :] = 0
+    return weights
 
 
 def steep_weights(start: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

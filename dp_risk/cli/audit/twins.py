@@ -28,7 +28,13 @@ from dp_risk.cli.audit.reserved import (
     side,
     table_of,
 )
-from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights, steep_weights
+from dp_risk.cli.audit.scratch import (
+    Scratch,
+    embedding,
+    starting_weights,
+    steep_weights,
+    wild_weights,
+)
 from dp_risk.cli.settings import Settings
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
 from dp_risk.types import FederationError, RandomnessKind, Split, Unit
@@ -144,7 +150,7 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
     twins = Twins.make(scratch, "pair", slots=slots, private=False)
     reserved, module = twins.reserved, scratch.module(twins.reserved)
     start = starting_weights(module, reserved)
-    asked = (start, steep_weights(start))
+    asked = (start, steep_weights(start), wild_weights(module, reserved))
     _, norm = gradients(module, start, reserved, embedding(module, reserved))[1]
     without = _releases(twins, twins.copy("pair-without"), plan, asked)
     for unit in UNITS:
