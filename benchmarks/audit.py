@@ -53,13 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 4.0, 8.0])
+    parser.add_argument("--epsilons", default="1,4,8", help="claims (default: 1,4,8)")
     parser.add_argument("--json", action="store_true", help="one JSON object a claim")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
-    for number, epsilon in enumerate(options.epsilons):
+    for number, epsilon in enumerate(map(float, options.epsilons.split(","))):
         row = audited(epsilon, options.overrides)
         if options.json:
             print(json.dumps(row), flush=True)

@@ -92,7 +92,7 @@ class Findings:
     gate_epsilon : float
         The bound that the gate compares with the claim, at confidence ``1 - gate_level``.
     results : sequence of Result
-        Bounds at the reporting confidence.
+        Bounds, each at its own confidence; the first is of the method that was chosen beforehand.
     checks : sequence of Check
         All checks, the gate among them.
     evidence : mapping
@@ -118,13 +118,17 @@ class Findings:
         return FALSIFIED if self.failed else NOT_FALSIFIED
 
     def to_dict(self) -> dict[str, Any]:
-        """Encode as the content of `audit.json`."""
-        sound = [r.epsilon_lower_bound for r in self.results if r.guarantee != HEURISTIC]
+        """Encode as the content of `audit.json`.
+
+        Its bound is that of the first result: the largest of several would not hold at their
+        confidence.
+        """
+        first = self.results[0].epsilon_lower_bound if self.results else 0.0
         return {
             "schema_version": SCHEMA_VERSION,
             "claimed_epsilon": self.claimed_epsilon,
             "delta": self.delta,
-            "epsilon_lower_bound": max(sound, default=0.0),
+            "epsilon_lower_bound": first,
             "gate": {"level": self.gate_level, "epsilon_lower_bound": self.gate_epsilon},
             "verdict": self.verdict,
             "results": [dataclasses.asdict(result) for result in self.results],

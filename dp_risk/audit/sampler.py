@@ -160,10 +160,23 @@ def _tails(batches: Batches, rate: float) -> Iterator[Tail]:
         )
 
 
+def _between(one: Batches, two: Batches, rate: float) -> Tail:
+    """Compare two sites that draw at the same time: the same seed would draw the same places."""
+    units = min(one.units, two.units)
+    pairs = [(a[a < units], b[b < units]) for a, b in zip(one.steps, two.steps, strict=False)]
+    # Given the first site's batches, the second's overlaps with them add up to one binomial count.
+    trials = sum(len(a) for a, _ in pairs)
+    both = sum(len(np.intersect1d(a, b, assume_unique=True)) for a, b in pairs)
+    return Tail(
+        p_value=float(binomial(both, trials, rate)),
+        figure=f"{one.site} and {two.site} draw {both} places alike, expected {trials * rate:.1f}",
+    )
+
+
 def sampler(batches: Sequence[Batches], sampling_rate: float, *, alpha: float = ALPHA) -> Check:
     """Compare the batches that were read with Poisson sampling.
 
-    Sizes, counts per unit, and overlaps of batches and of pairs of units are binomial, exactly;
+    Sizes, counts per unit, and overlaps of batches, sites and pairs of units are binomial, exactly;
     the two dispersions use a Chernoff bound. At rate 1 every step must read every unit.
 
     Parameters
@@ -193,6 +206,7 @@ def sampler(batches: Sequence[Batches], sampling_rate: float, *, alpha: float = 
         return Check(name=name, passed=True, figure=f"all units in each of {steps} steps")
     usable = [one for one in batches if one.steps and one.units]
     tails = [tail for one in usable for tail in _tails(one, sampling_rate)]
+    tails += [_between(*pair, sampling_rate) for pair in itertools.combinations(usable, 2)]
     drawn = sum(len(step) for one in usable for step in one.steps)
     trials = sum(one.units * len(one.steps) for one in usable)
     summary = (

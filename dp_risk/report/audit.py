@@ -9,6 +9,7 @@ from dp_risk.audit.findings import FALSIFIED, HEURISTIC
 from dp_risk.report import audit_plots
 from dp_risk.report.html import (
     Cell,
+    bullets,
     details,
     esc,
     figures,
@@ -37,22 +38,22 @@ def verdict(report: Facts) -> str:
     facts = report["audit"]
     subject = f'<p class="subject">Audit of {esc(report["subject"])}</p>'
     box = _falsified(facts) if facts["verdict"] == FALSIFIED else _not_falsified(facts)
-    best, gate, claimed = facts["best"] or {}, facts["gate"], facts["claimed_epsilon"]
-    confidence = best.get("confidence")
+    chosen, gate, claimed = facts["chosen"] or {}, facts["gate"], facts["claimed_epsilon"]
+    confidence = chosen.get("confidence")
     at = f", at {percent(confidence)}" if confidence is not None else ""
     level = f", at {percent(1 - gate['level'])}" if gate["level"] is not None else ""
     passed = sum(bool(check["passed"]) for check in facts["checks"])
     shown = {
         "claimed epsilon": number(claimed),
-        f"best lower bound{at}": _down(best.get("epsilon_lower_bound")),
+        f"lower bound{at}": _down(chosen.get("epsilon_lower_bound")),
         f"the gate's lower bound{level}": _down(gate["epsilon_lower_bound"]),
         "checks passed": f"{passed} of {len(facts['checks'])}",
     }
     note = ""
-    bound = best.get("epsilon_lower_bound")
+    bound = chosen.get("epsilon_lower_bound")
     if "gate" not in facts["failed"] and None not in (bound, claimed) and bound > claimed:
         note = (
-            '<p class="note">The best bound lies above the claim, the gate\'s does not. At its '
+            '<p class="note">The bound lies above the claim, the gate\'s does not. At its '
             "confidence that happens to honest trainers too; the gate decides.</p>"
         )
     heading = f"<h1>{esc(report['title'])}</h1>"
@@ -101,7 +102,7 @@ def bounds(report: Facts) -> str:
         return ""
     head = (
         *("Method", "Lower bound", "Ceiling", "Confidence", "Canaries", "Observations"),
-        *("Guarantee", "Assumptions"),
+        "Guarantee",
     )
     body: list[list[Cell]] = [
         [
@@ -112,9 +113,13 @@ def bounds(report: Facts) -> str:
             result["canaries"],
             result["observations"],
             GUARANTEE_WORDS.get(result["guarantee"], result["guarantee"]),
-            "; ".join(result["assumptions"]) or "none",
         ]
         for result in facts["results"]
+    ]
+    assumed = [
+        f"{result['method']}: {' '.join(result['assumptions'])}"
+        for result in facts["results"]
+        if result["assumptions"]
     ]
     over = [
         i
@@ -132,7 +137,8 @@ def bounds(report: Facts) -> str:
         "Claimed epsilon against every bound",
         f"<figure>{both(audit_plots.bounds, rows, claimed)}</figure>"
         f'<p class="note">{note}</p>'
-        + (table("Lower bounds, rounded down", head, body, over) if body else ""),
+        + (table("Lower bounds, rounded down", head, body, over) if body else "")
+        + (f"<h3>What each assumes</h3>{bullets(assumed)}" if assumed else ""),
     )
 
 

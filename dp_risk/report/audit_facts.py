@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.audit.findings import FALSIFIED, HEURISTIC, NOT_FALSIFIED
+from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
 from dp_risk.report import words
 from dp_risk.report.facts import SCHEMA_VERSION, plain, subject
 
@@ -58,11 +58,7 @@ def build_audit(
             "failed": failed,
             "claimed_epsilon": claimed,
             "delta": delta,
-            "best": max(
-                (r for r in results if r["guarantee"] != HEURISTIC),
-                key=lambda r: _order(r["epsilon_lower_bound"]),
-                default=None,
-            ),
+            "chosen": results[0] if results else None,
             "gate": {
                 "level": _number(gate.get("level")),
                 "epsilon_lower_bound": _number(gate.get("epsilon_lower_bound")),

@@ -184,3 +184,19 @@ def test_a_negative_size_is_refused():
 def test_any_input_gets_an_answer(units, steps, rate):
     found = check([np.array(step, dtype=np.int64) for step in steps], units, rate)
     assert "\n" not in found.figure
+
+
+def test_sites_that_draw_alike_are_caught():
+    # Each site alone is as honest as can be; together one seed gives both away.
+    sites = [
+        Batches(
+            site=f"site-{i:02d}",
+            units=units,
+            steps=[poisson_sample(units, RATE, Randomness.seeded(3, n)) for n in range(STEPS)],
+        )
+        for i, units in enumerate((UNITS, UNITS + 40))
+    ]
+    assert all(sampler([site], RATE).passed for site in sites)
+    found = sampler(sites, RATE)
+    assert not found.passed
+    assert "alike" in found.figure

@@ -17,6 +17,7 @@ from dp_risk.audit.findings import Findings
 from dp_risk.cli.audit.audit import examine
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.compose import settings
+from dp_risk.cli.frontier import scratch_folder
 from tests import federation
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -72,7 +73,7 @@ class Defect:
 def audited(overrides: Sequence[str], *, data: Data = records) -> Findings:
     """Audit a tiny public data set in this process, with the quick profile."""
     table, schema = data()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as name:
         folder = Path(name)
         pq.write_table(table, folder / "tiny.parquet")
         (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(schema))

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import data, trainer
+from tests.planted import data, evaluator, ledger, site, trainer
 from tests.planted.defects import Defect, audited
 
-DEFECTS = (*trainer.DEFECTS, *data.DEFECTS)
+DEFECTS = (
+    *trainer.DEFECTS,
+    *data.DEFECTS,
+    *site.DEFECTS,
+    *evaluator.DEFECTS,
+    *ledger.DEFECTS,
+)
 
 
 @pytest.mark.parametrize(

@@ -178,13 +178,13 @@ def test_no_check_is_no_check_that_held() -> None:
     assert "No check was made." in page(audit(checks=[])).words
 
 
-def test_bounds_are_rounded_down_and_heuristics_do_not_count() -> None:
+def test_bounds_are_rounded_down_and_heuristics_are_faint() -> None:
     report = facts(audit())
-    assert report["audit"]["best"]["epsilon_lower_bound"] == 0.8399
+    assert report["audit"]["chosen"]["epsilon_lower_bound"] == 0.8399
     read = Page(render(report))
     assert "0.839" in read.words
     assert "0.840" not in read.words
-    assert "best lower bound, at 95\xa0%" in read.words
+    assert "lower bound, at 95\xa0%" in read.words
     assert "the gate (99.9\xa0%): 0.710" in read.words
     assert render(report).count('class="bound c0 faint"') == 2  # one bar, wide and narrow
 

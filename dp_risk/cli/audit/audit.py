@@ -30,7 +30,8 @@ from dp_risk.cli.simulate import federation_folder
 from dp_risk.types import Adjacency, ConfigurationError, Refused, Trust, VerificationError
 
 Progress = Callable[[str, float], None]
-_REPEATED = 16
+# Equal requests for each run of the transcript spy.
+_REPEATED = 6
 
 ASSUMED = (
     "Sites are simulated on this machine from rows that are public; ledgers are fresh and thrown "
@@ -123,7 +124,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     moved = list(changes(scratch, plan))
     twins = Twins.make(scratch, "private", slots=4, private=True)
     heard = transcripts(twins, repeats=asked.repeats)
-    noise = [seen.noise, *repeated(twins, plan, repeats=_REPEATED)]
+    noise = [seen.noise, *repeated(twins, plan, repeats=_REPEATED * asked.repeats)]
     progress("requests that must be refused", 0.3)
     honest = heard.benches[-1].plan or plan
     refusals = [attack(twins, honest) for attack in attacks.ATTACKS]
@@ -140,7 +141,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
             sensitivity([c for c in moved if c.name not in WELL_FORMED]), name="malformed_units"
         ),
         sampler(observed.batches(seen), plan.sampling_rate),
-        every([observed.steps_charged(bench) for bench in benches]),
+        every([observed.steps_charged(bench) for bench in benches if not bench.stopped]),
         observed.reads(benches),
         every([transcript(heard.without, runs) for runs in heard.with_unit.values()]),
         observed.splits_disjoint(heard.benches),
