@@ -261,9 +261,7 @@ def _strangers(twins: Twins, plan: Plan) -> Iterator[str]:
     }.items():
         victim = Victim.of(twins, plan, f"meets {what}")
         bench, own = victim.bench, victim.plan
-        said = [
-            wire.read_statement(bench.enrol(node, own))["enrolment"] for node in bench.nodes
-        ]
+        said = [wire.read_statement(bench.enrol(node, own))["enrolment"] for node in bench.nodes]
         said[-1] = {**said[-1], **change}
         values = {"plan": own.digest, "run": own.run, "enrolments": said}
         if not wire.is_refusal(bench.ask(victim.node, "query.meet", values)):

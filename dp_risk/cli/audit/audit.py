@@ -14,19 +14,21 @@ import torch
 
 from dp_risk.audit.accounting import accounting
 from dp_risk.audit.counting import sensitivity
-from dp_risk.audit.findings import Findings, every
+from dp_risk.audit.findings import Check, Findings, every
 from dp_risk.audit.independence import noise_independence
+from dp_risk.audit.masks import masks
 from dp_risk.audit.noise import noise_shape, noise_std
 from dp_risk.audit.sampler import sampler
 from dp_risk.audit.transcript import transcript
 from dp_risk.cli import artefacts
 from dp_risk.cli.audit import attacks, canaries, observed
 from dp_risk.cli.audit.scratch import Scratch
-from dp_risk.cli.audit.twins import HEAVY, Twins, changes, repeated, transcripts
+from dp_risk.cli.audit.twins import WELL_FORMED, Twins, changes, repeated, transcripts
 from dp_risk.cli.display import console, stages, table
 from dp_risk.cli.frontier import scratch_folder
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder
+from dp_risk.privacy.plan import Plan
 from dp_risk.types import Adjacency, ConfigurationError, Refused, Trust, VerificationError
 
 Progress = Callable[[str, float], None]
@@ -136,11 +138,12 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
         noise_std(noise),
         noise_independence(noise),
         noise_shape(noise),
-        sensitivity([change for change in moved if change.name == HEAVY]),
+        sensitivity([change for change in moved if change.name in WELL_FORMED]),
         dataclasses.replace(
-            sensitivity([c for c in moved if c.name != HEAVY]), name="malformed_units"
+            sensitivity([c for c in moved if c.name not in WELL_FORMED]), name="malformed_units"
         ),
         sampler(observed.batches(seen), plan.sampling_rate),
+        *_masks(seen),
         every([observed.steps_charged(bench) for bench in benches if not bench.stopped]),
         observed.reads(benches),
         every([transcript(heard.without, runs) for runs in heard.with_unit.values()]),
@@ -172,6 +175,23 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     )
 
 
+def _masks(seen: observed.Observed) -> list[Check]:
+    """Return the check of masked vectors where there are any."""
+    if seen.plan.trust != Trust.DISTRIBUTED:
+        return []
+    return [masks(seen.bench.opponent.masked)]
+
+
+def _view(plan: Plan) -> str:
+    """Say what the audited opponent sees."""
+    if plan.trust != Trust.DISTRIBUTED:
+        return "every release of a site, with the weights that it was asked at"
+    return (
+        f"every masked vector, their sums, and all that {plan.max_colluding} colluding sites "
+        "know: their own shares are taken away from the sums"
+    )
+
+
 def _subject(seen: observed.Observed) -> dict[str, Any]:
     plan = seen.plan
     return {
@@ -181,7 +201,7 @@ def _subject(seen: observed.Observed) -> dict[str, Any]:
             "unit": plan.unit,
             "adjacency": Adjacency.ADD_REMOVE,
             "trust": plan.trust,
-            "view": "every release of a site, with the weights that it was asked at",
+            "view": _view(plan),
             "sites": len(seen.watches),
             "randomness": plan.randomness,
         },

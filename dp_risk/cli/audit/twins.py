@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dp_risk import wire
+from clients.site import POLICY
 from dp_risk.audit.counting import Change
 from dp_risk.audit.noise import Residuals, planned_std
 from dp_risk.cli.audit.bench import Bench
@@ -27,13 +28,23 @@ from dp_risk.cli.audit.reserved import (
     side,
     table_of,
 )
-from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
+from dp_risk.cli.audit.scratch import (
+    Scratch,
+    embedding,
+    starting_weights,
+    steep_weights,
+    wild_weights,
+)
+from dp_risk.cli.audit.views import SUM
 from dp_risk.cli.settings import Settings
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
-from dp_risk.types import RandomnessKind, Split, Unit
+from dp_risk.types import FederationError, RandomnessKind, Split, Unit
 
-HEAVY, NOT_A_NUMBER, UNREADABLE = "heavy", "not a number", "codes out of range"
-UNITS = (HEAVY, NOT_A_NUMBER, UNREADABLE)
+HEAVY, LIGHT = "heavy", "one code"
+NOT_A_NUMBER, UNREADABLE, HUGE = "not a number", "codes out of range", "numbers out of range"
+WELL_FORMED = (HEAVY, LIGHT)
+UNITS = (*WELL_FORMED, NOT_A_NUMBER, UNREADABLE, HUGE)
+_HUGE = 1e30
 _ROWS, _CODES, _ROUNDS = 24, 16, 3
 _MOST_SLOTS = 4096
 _NOISE = 20.0
@@ -44,7 +55,9 @@ _ROUNDING = 1.011
 
 @dataclass(frozen=True, kw_only=True)
 class Twins:
-    """One scratch site, and copies of it with one unit more on either side of the split.
+    """A scratch site, and copies of it with one unit more on either side of the split.
+
+    Where sites share the noise, as few others as there may be come with it.
 
     Parameters
     ----------
@@ -53,9 +66,9 @@ class Twins:
     reserved : Reserved
         The extended schema.
     settings : Settings
-        Configuration of the site.
+        Configuration of the sites.
     folder : Path
-        The site without the unit; it is never opened itself, only copied.
+        All sites without the unit; they are never opened themselves, only copied.
     """
 
     scratch: Scratch
@@ -67,32 +80,43 @@ class Twins:
     def make(cls, scratch: Scratch, name: str, *, slots: int, private: bool) -> Twins:
         """Make the site of which copies are compared."""
         reserved = scratch.reserved(codes=_CODES, slots=slots)
-        settings, [folder] = scratch.sites(
+        sites = scratch.fewest
+        settings, folders = scratch.sites(
             name,
             reserved,
-            scratch.rows(_ROWS, seed=0),
-            sites=1,
+            scratch.rows(_ROWS * sites, seed=0),
+            sites=sites,
             private=private,
             rounds=_ROUNDS,
             steps_per_round=1,
+            min_sites=sites,
         )
-        return cls(scratch=scratch, reserved=reserved, settings=settings, folder=folder)
+        return cls(scratch=scratch, reserved=reserved, settings=settings, folder=folders[0].parent)
 
-    def copy(self, name: str, unit: str | None = None) -> Path:
-        """Copy the site, with one unit more in training and one in the holdout, or none."""
-        copy = self.folder.parent.parent / name / self.folder.name
+    def copies(self, name: str, unit: str | None = None) -> list[Path]:
+        """Copy all sites; the first gets one unit more in training and one in the holdout, or none.
+
+        Parameters
+        ----------
+        name : str
+            Folder of the copies.
+        unit : str or None
+            One of `UNITS`.
+        """
+        copy = self.folder.parent.parent / name
         shutil.copytree(self.folder, copy)
+        sites = sorted(path.parent for path in copy.glob(f"*/{POLICY}"))
         if unit is None:
-            return copy
-        words = self._words(copy)
+            return sites
+        site, words = sites[0], self._words(sites[0])
         records = 1
         if self.settings.privacy_values["unit"] == Unit.ACCOUNT:
             records = 4 * int(self.settings.privacy_values["max_records_per_account"])
         label = self.reserved.labels[1]
-        plant(copy, self.reserved, dict.fromkeys(words, label), records=records)
+        plant(site, self.reserved, dict.fromkeys(words, label), records=records)
         if unit != HEAVY:
-            _spoil(coded_folder(copy), self.reserved, unit)
-        return copy
+            _spoil(coded_folder(site), self.reserved, unit)
+        return sites
 
     def _words(self, site: Path) -> list[str]:
         """Return a word whose unit is trained on and one whose unit is held out."""
@@ -109,7 +133,11 @@ def _spoil(coded: Path, reserved: Reserved, unit: str) -> None:
         codes, labels = (np.load(coded / split / f"{name}.npy") for name in ("codes", "labels"))
         values = np.load(coded / split / "values.npy")
         chosen = codes.max(1, initial=0) >= reserved.codes.start
-        if unit == UNREADABLE:
+        if unit == LIGHT:
+            codes[chosen, :-1] = 0
+        elif unit == HUGE:
+            values[chosen] = _HUGE
+        elif unit == UNREADABLE:
             codes[chosen] = 2**31 - 1
         elif split is Split.TRAIN:
             labels[chosen] = np.nan
@@ -136,10 +164,11 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
     twins = Twins.make(scratch, "pair", slots=slots, private=False)
     reserved, module = twins.reserved, scratch.module(twins.reserved)
     start = starting_weights(module, reserved)
+    asked = (start, steep_weights(start), wild_weights(module, reserved))
     _, norm = gradients(module, start, reserved, embedding(module, reserved))[1]
-    without = _releases(twins, twins.copy("pair-without"), plan, start)
+    without = _releases(twins, twins.copies("pair-without"), plan, asked)
     for unit in UNITS:
-        moved = _releases(twins, twins.copy(f"pair-{unit}", unit), plan, start)
+        moved = _releases(twins, twins.copies(f"pair-{unit}", unit), plan, asked)
         for (purpose, round), before in without.items():
             bound = plan.clip_norm if purpose == TRAINING else 1.0
             after = moved.get((purpose, round))
@@ -148,14 +177,14 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
                 distance = float(
                     np.sqrt(sum(np.square(after[k] - before[k]).sum() for k in before))
                 )
-            readable = unit == HEAVY
+            heavy = unit == HEAVY
             yield Change(
                 name=unit,
                 purpose=purpose,
                 moved=distance,
                 allowed=bound * _ROUNDING,
-                least=0.98 * bound if readable else 0.0,
-                raw_norm=norm if readable and purpose == TRAINING else None,
+                least=0.98 * bound if heavy else 0.0,
+                raw_norm=norm if heavy and purpose == TRAINING else None,
             )
 
 
@@ -163,45 +192,44 @@ def _shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-Releases = dict[tuple[str, int], Mapping[str, NDArray[Any]]]
+Weights = Mapping[str, NDArray[Any]]
+Releases = dict[tuple[str, int], Weights]
 
 
 def _releases(
-    twins: Twins, site: Path, configured: Plan, start: Mapping[str, NDArray[Any]]
+    twins: Twins, sites: list[Path], configured: Plan, weights: Sequence[Weights]
 ) -> Releases:
-    """Ask one site for everything that there is, with repeatable noise."""
-    bench = Bench(twins.settings, [site])
-    [node] = bench.nodes
+    """Ask sites for everything that there is, with repeatable noise."""
+    bench = Bench(twins.settings, sites)
     plan = comparable(bench, twins, configured, run="pair", randomness=RandomnessKind.SEEDED)
-    if wire.is_refusal(bench.enrol(node, plan)):
-        return {}
-    return everything(bench, plan, start)
+    return everything(bench, plan, weights) if bench.begin(plan) else {}
 
 
-def everything(bench: Bench, plan: Plan, weights: Mapping[str, NDArray[Any]]) -> Releases:
-    """Ask for every release of an enrolled plan, at the same weights and bins."""
-    [node] = bench.nodes
+def everything(bench: Bench, plan: Plan, weights: Sequence[Weights]) -> Releases:
+    """Return what the opponent sees of a plan that has begun.
+
+    Training rounds take the weights in turns.
+    """
     found: Releases = {}
     asked: list[tuple[str, int, Any, dict[str, Any]]] = [
         (COUNTS, 0, None, {}),
-        *((TRAINING, round, weights, {}) for round in range(plan.rounds)),
-        (SCORE_BINS, 0, weights, {}),
-        (EVALUATION, 0, weights, {"edges": _EDGES}),
+        *((TRAINING, round, weights[round % len(weights)], {}) for round in range(plan.rounds)),
+        (SCORE_BINS, 0, weights[0], {}),
+        (EVALUATION, 0, weights[0], {"edges": _EDGES}),
     ]
     for purpose, round, at, more in asked:
-        content = bench.release(node, plan, purpose, round, at, **more)
-        if wire.RECEIPT in content:
-            found[purpose, round] = wire.read_release(content).arrays
+        seen = bench.view(plan, purpose, round, at, **more)
+        if seen is not None:
+            found[purpose, round] = seen
     return found
 
 
 def comparable(bench: Bench, twins: Twins, configured: Plan, **changes: Any) -> Plan:
-    """Return the configured plan for a twin: every purpose, and all units in each step.
+    """Return the configured plan for twins: every purpose, and all units in each step.
 
     The noise is cheap enough for any budget, and is what it says.
     """
-    [node] = bench.nodes
-    said = bench.statement(node)
+    said = bench.statement(bench.nodes[0])
     module = twins.scratch.module(twins.reserved)
     plan = dataclasses.replace(
         configured,
@@ -210,13 +238,14 @@ def comparable(bench: Bench, twins: Twins, configured: Plan, **changes: Any) -> 
         noise_multiplier=_NOISE,
         sampling_rate=1.0,
         rounds=_ROUNDS,
+        spares=0,
         steps_per_round=1,
         counts_noise=_NOISE,
         score_bins_noise=_NOISE,
         evaluation_noise=_NOISE,
         stable_ids=said["stable_ids"],
-        min_sites=1,
-        participants={said["site"]: said["key"]},
+        min_sites=len(bench.nodes),
+        participants=bench.participants(),
         **changes,
     )
     return dataclasses.replace(plan, epsilon=1.001 * plan.cost)
@@ -244,10 +273,18 @@ def transcripts(twins: Twins, *, repeats: int) -> Transcripts:
     benches: list[Bench] = []
 
     def run(name: str, unit: str | None) -> list[dict[str, Any]]:
-        bench = Bench(twins.settings, [twins.copy(name, unit)], transcript=True)
-        bench.run(twins.scratch.folder / f"{name}-run")
+        bench = Bench(twins.settings, twins.copies(name, unit), transcript=True)
+        # A run that one unit breaks off tells of it by what is missing.
+        with suppress(FederationError):
+            bench.run(twins.scratch.folder / f"{name}-run")
         benches.append(bench)
-        return bench.messages
+        # Which bins an evaluation has is the server's choice, from what was released before.
+        seen = [
+            {"view": f"{view.purpose} {view.round}", "arrays": dict(view.arrays)}
+            for view in bench.opponent.views
+            if view.source == SUM and view.purpose != EVALUATION
+        ]
+        return [*bench.messages, *seen]
 
     without: list[list[dict[str, Any]]] = []
     with_unit: dict[str, list[list[dict[str, Any]]]] = {HEAVY: [], UNREADABLE: []}
@@ -257,21 +294,21 @@ def transcripts(twins: Twins, *, repeats: int) -> Transcripts:
         for unit, found in with_unit.items():
             found.append(run(f"spied-{unit}-{number}", unit))
     # The same people in another order, and some new ones: nobody may change sides.
-    bench = Bench(twins.settings, [_edited(twins)])
+    bench = Bench(twins.settings, _edited(twins))
     bench.run(twins.scratch.folder / "spied-edited-run")
     benches.append(bench)
     return Transcripts(without=without, with_unit=with_unit, benches=benches)
 
 
-def _edited(twins: Twins) -> Path:
-    copy = twins.copy("spied-edited")
-    table = table_of(copy)
+def _edited(twins: Twins) -> list[Path]:
+    sites = twins.copies("spied-edited")
+    table = table_of(sites[0])
     more = twins.scratch.rows(_ROWS + 7, seed=1)
     more = more.append_column(COLUMN, pa.nulls(more.num_rows, pa.string()))
     order = np.arange(table.num_rows)[::-1]
     mixed = [table.take(order), more.cast(table.schema)]
-    replace_rows(copy, pa.concat_tables(mixed))
-    return copy
+    replace_rows(sites[0], pa.concat_tables(mixed))
+    return sites
 
 
 def repeated(twins: Twins, plan: Plan, *, repeats: int) -> list[Residuals]:
@@ -286,26 +323,26 @@ def repeated(twins: Twins, plan: Plan, *, repeats: int) -> list[Residuals]:
     repeats : int
         Runs, at least 2.
     """
-    bench = Bench(twins.settings, [twins.copy("repeated")])
-    [node] = bench.nodes
+    bench = Bench(twins.settings, twins.copies("repeated"))
     start = starting_weights(twins.scratch.module(twins.reserved), twins.reserved)
     found: dict[str, list[NDArray[np.float64]]] = {}
     for number in range(repeats):
         own = comparable(bench, twins, plan, run=f"repeated-{number}")
-        bench.enrol(node, own)
-        for (purpose, _), arrays in everything(bench, own, start).items():
+        bench.begin(own)
+        for (purpose, _), arrays in everything(bench, own, [start]).items():
             flat = np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
             found.setdefault(purpose, []).append(flat)
-        bench.ask(node, "query.close", {"run": own.run})
+        bench.end(own.run)
     out = []
     for purpose, releases in found.items():
         values = np.array(releases)
         bound = plan.clip_norm if purpose == TRAINING else 1.0
+        shares = 1 if plan.max_colluding is None else len(bench.nodes) - plan.max_colluding
         out.append(
             Residuals(
                 name=purpose,
                 values=(values - values.mean(0))[None],
-                std=planned_std(bound, _NOISE, values.shape[1]),
+                std=planned_std(bound, _NOISE, values.shape[1], shares=shares),
                 centred=True,
             )
         )

@@ -140,7 +140,5 @@ def noise_std(plan: Plan, purpose: str, sites: int) -> float:
     """
     summed = plan.sums[purpose]
     shares = 1 if plan.max_colluding is None else sites - plan.max_colluding
-    one = planned_std(
-        summed.clip_norm, summed.noise_multiplier, summed.dimension, shares=shares
-    )
+    one = planned_std(summed.clip_norm, summed.noise_multiplier, summed.dimension, shares=shares)
     return one * math.sqrt(plan.steps_per_round if purpose == TRAINING else 1)

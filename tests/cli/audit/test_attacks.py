@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Twins, Plan]:
     place = tmp_path_factory.mktemp("attacks")
     asked: Scratch = scratch(place)
     twins = Twins.make(asked, "private", slots=4, private=True)
-    bench = Bench(twins.settings, [twins.copy("honest")])
+    bench = Bench(twins.settings, twins.copies("honest"))
     bench.run(place / "run")
     assert bench.plan is not None
     return twins, bench.plan
