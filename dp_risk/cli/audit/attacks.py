@@ -259,7 +259,7 @@ def _strangers(twins: Twins, plan: Plan) -> Iterator[str]:
         "with another key": {"public_key": "5" * 64},
         "that is not on the roster": {"site": "somebody"},
     }.items():
-        victim = Victim.of(twins, plan, f"meets {what}")
+        victim = Victim.of(twins, plan, f"stranger-{len(what)}")
         bench, own = victim.bench, victim.plan
         said = [wire.read_statement(bench.enrol(node, own))["enrolment"] for node in bench.nodes]
         said[-1] = {**said[-1], **change}
