@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import data, evaluator, ledger, site, trainer
+from tests.planted import data, evaluator, ledger, site, sums, trainer
 from tests.planted.defects import Defect, audited
 
 DEFECTS = (
@@ -13,6 +13,7 @@ DEFECTS = (
     *site.DEFECTS,
     *evaluator.DEFECTS,
     *ledger.DEFECTS,
+    *sums.DEFECTS,
 )
 
 
