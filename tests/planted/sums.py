@@ -53,7 +53,7 @@ def _one_mask_for_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mask(_: Any, *, site: str, round: Round) -> Any:  # noqa: ARG001
+    def mask(_: Any, *, site: str, round: Round) -> Any:
         return np.zeros(round.dimension, np.uint64)
 
     monkeypatch.setattr(session, "mask", mask)
