@@ -91,10 +91,10 @@ class Bench:
 
     def _hear(self, request: Message, reply: Message) -> None:
         name = self._folders[request.metadata.dst_node_id].name
-        said = fields(request, reply)
         if self._transcript:
-            self.messages.append(said)
+            self.messages.append(fields(request, reply))
         if not reply.has_content() or wire.is_refusal(reply.content):
+            said = fields(request, reply)
             self.refusals.append({key: said[key] for key in said if key != "answers"})
         elif wire.RECEIPT in reply.content:
             self.releases.append((name, wire.read_release(reply.content)))
