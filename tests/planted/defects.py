@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -19,6 +21,20 @@ from dp_risk.cli.frontier import scratch_folder
 from tests import federation
 
 Patch = Callable[[pytest.MonkeyPatch], None]
+Data = Callable[[], tuple[pa.Table, dict[str, Any]]]
+_ROWS, _RECORDS = 300, 3
+
+
+def records() -> tuple[pa.Table, dict[str, Any]]:
+    """Return rows of which each is a unit."""
+    return federation.rows(_ROWS), federation.SCHEMA
+
+
+def accounts() -> tuple[pa.Table, dict[str, Any]]:
+    """Return rows of accounts, a few to each."""
+    holder = pa.array([f"holder {number // _RECORDS}" for number in range(_ROWS)])
+    table = federation.rows(_ROWS).append_column("holder", holder)
+    return table, {**federation.SCHEMA, "account": "holder"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +51,8 @@ class Defect:
         Patches the code; undone by pytest.
     overrides : sequence of str
         Configuration in which it shows.
+    data : callable
+        Returns the rows that are audited, and their schema.
     fast : bool
         Whether `make test` tries it; `make test-all` tries all.
     """
@@ -43,15 +61,22 @@ class Defect:
     checks: Sequence[str]
     plant: Patch
     overrides: Sequence[str] = ()
+    data: Data = records
     fast: bool = False
 
+    def audited(self, monkeypatch: pytest.MonkeyPatch) -> Findings:
+        """Plant the defect and audit."""
+        self.plant(monkeypatch)
+        return audited(self.overrides, data=self.data)
 
-def audited(overrides: Sequence[str], *, rows: int = 300) -> Findings:
+
+def audited(overrides: Sequence[str], *, data: Data = records) -> Findings:
     """Audit a tiny public data set in this process, with the quick profile."""
+    table, schema = data()
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as name:
         folder = Path(name)
-        pq.write_table(federation.rows(rows), folder / "tiny.parquet")
-        (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA))
+        pq.write_table(table, folder / "tiny.parquet")
+        (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(schema))
         tiny = [
             "data=file",
             f"data.path={folder / 'tiny.parquet'}",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from tests.planted.defects import Defect, audited
+from tests.planted.defects import Defect
 from tests.planted.test_planted import DEFECTS
 
 
@@ -27,8 +27,7 @@ def main() -> None:
     rows = []
     for defect in DEFECTS:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            defect.plant(monkeypatch)
-            found = audited(defect.overrides)
+            found = defect.audited(monkeypatch)
         missed = [name for name in defect.checks if name not in found.failed]
         if missed:
             raise SystemExit(f"{defect.name}: not caught by {', '.join(missed)}")

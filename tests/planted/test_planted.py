@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import evaluator, ledger, site, trainer
+from tests.planted import data, evaluator, ledger, site, trainer
 from tests.planted.defects import Defect, audited
 
-DEFECTS = (*trainer.DEFECTS, *site.DEFECTS, *evaluator.DEFECTS, *ledger.DEFECTS)
+DEFECTS = (
+    *trainer.DEFECTS,
+    *data.DEFECTS,
+    *site.DEFECTS,
+    *evaluator.DEFECTS,
+    *ledger.DEFECTS,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,8 +26,7 @@ DEFECTS = (*trainer.DEFECTS, *site.DEFECTS, *evaluator.DEFECTS, *ledger.DEFECTS)
 def test_a_planted_defect_is_caught_by_name(
     defect: Defect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defect.plant(monkeypatch)
-    found = audited(defect.overrides)
+    found = defect.audited(monkeypatch)
     assert set(defect.checks) <= set(found.failed), found.checks
 
 

@@ -22,7 +22,7 @@ from dp_risk.audit.transcript import transcript
 from dp_risk.cli import artefacts
 from dp_risk.cli.audit import attacks, canaries, observed
 from dp_risk.cli.audit.scratch import Scratch
-from dp_risk.cli.audit.twins import HEAVY, Twins, changes, repeated, transcripts
+from dp_risk.cli.audit.twins import WELL_FORMED, Twins, changes, repeated, transcripts
 from dp_risk.cli.display import console, stages, table
 from dp_risk.cli.frontier import scratch_folder
 from dp_risk.cli.settings import Settings
@@ -136,9 +136,9 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
         noise_std(noise),
         noise_independence(noise),
         noise_shape(noise),
-        sensitivity([change for change in moved if change.name == HEAVY]),
+        sensitivity([change for change in moved if change.name in WELL_FORMED]),
         dataclasses.replace(
-            sensitivity([c for c in moved if c.name != HEAVY]), name="malformed_units"
+            sensitivity([c for c in moved if c.name not in WELL_FORMED]), name="malformed_units"
         ),
         sampler(observed.batches(seen), plan.sampling_rate),
         every([observed.steps_charged(bench) for bench in benches if not bench.stopped]),

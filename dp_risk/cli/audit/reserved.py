@@ -104,7 +104,9 @@ class Reserved:
         raise AssertionError
 
     def rows(self, table: pa.Table, units: Mapping[str, str], *, records: int) -> pa.Table:
-        """Return new units for a table: nothing but a label, an id and a reserved word.
+        """Return new units for a table: a label, an id, a reserved word, and outliers.
+
+        Whatever is fitted to the rows, and not to the schema, is moved by the outliers.
 
         Parameters
         ----------
@@ -126,7 +128,7 @@ class Reserved:
             elif name in (self.schema.account, self.schema.id):
                 values = _ids([word for word, _ in repeated], kind)
             else:
-                columns[name] = pa.nulls(len(repeated), kind)
+                columns[name] = _outliers([word for word, _ in repeated], kind)
                 continue
             columns[name] = pa.array(values).cast(kind)
         return pa.table(columns, schema=table.schema)
@@ -141,6 +143,17 @@ def _ids(words: list[str], kind: pa.DataType) -> Any:
     if pa.types.is_floating(kind):
         return [-1.5 - int(word.removeprefix("canary")) for word in words]
     return words
+
+
+def _outliers(words: list[str], kind: pa.DataType) -> pa.Array:
+    """Return values above or before all others of a column; null for other types."""
+    if pa.types.is_floating(kind) and kind.bit_width > 16:
+        return pa.array([1e30] * len(words)).cast(kind)
+    if pa.types.is_integer(kind):
+        return pa.array([2 ** (kind.bit_width - 1) - 1] * len(words)).cast(kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array([f"!{word}" for word in words]).cast(kind)
+    return pa.nulls(len(words), kind)
 
 
 def _shard(folder: Path) -> Shard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.data.partition import Iid
 from dp_risk.data.source import read_table
+from dp_risk.privacy.dpsgd import MAX_WEIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,33 @@ def starting_weights(module: Any, reserved: Reserved) -> dict[str, NDArray[Any]]
     that nearly all of a reserved unit's gradient lies on its own code.
     """
     start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
+    return _silenced(start, module, reserved)
+
+
+def wild_weights(module: Any, reserved: Reserved) -> dict[str, NDArray[Any]]:
+    """Return random weights, again the same, with those of reserved codes at zero.
+
+    The logits of ordinary units are then far apart, which shows whether one moves another's.
+    """
+    generator = np.random.default_rng(1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    drawn = {name: generator.standard_normal(shape) for name, shape in shapes.items()}
+    return _silenced(drawn, module, reserved)
+
+
+def _silenced(
+    weights: dict[str, NDArray[Any]], module: Any, reserved: Reserved
+) -> dict[str, NDArray[Any]]:
     for name in _embeddings(module, reserved):
-        start[name][reserved.codes.start :] = 0
-    return start
+        weights[name][reserved.codes.start :] = 0
+    return weights
+
+
+def steep_weights(start: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return weights that are sure of the label 0: a unit of the label 1 pulls with all its might.
+
+    The last weight of every model is added to each logit. A unit of the label 0 has no gradient
+    at all then.
+    """
+    *_, last = start
+    return {**start, last: np.full_like(start[last], -MAX_WEIGHT)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,22 @@ from dp_risk.cli.audit.reserved import (
     side,
     table_of,
 )
-from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
+from dp_risk.cli.audit.scratch import (
+    Scratch,
+    embedding,
+    starting_weights,
+    steep_weights,
+    wild_weights,
+)
 from dp_risk.cli.settings import Settings
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
-from dp_risk.types import RandomnessKind, Split, Unit
+from dp_risk.types import FederationError, RandomnessKind, Split, Unit
 
-HEAVY, NOT_A_NUMBER, UNREADABLE = "heavy", "not a number", "codes out of range"
-UNITS = (HEAVY, NOT_A_NUMBER, UNREADABLE)
+HEAVY, LIGHT = "heavy", "one code"
+NOT_A_NUMBER, UNREADABLE, HUGE = "not a number", "codes out of range", "numbers out of range"
+WELL_FORMED = (HEAVY, LIGHT)
+UNITS = (*WELL_FORMED, NOT_A_NUMBER, UNREADABLE, HUGE)
+_HUGE = 1e30
 _ROWS, _CODES, _ROUNDS = 24, 16, 3
 _MOST_SLOTS = 4096
 _NOISE = 20.0
@@ -109,7 +119,11 @@ def _spoil(coded: Path, reserved: Reserved, unit: str) -> None:
         codes, labels = (np.load(coded / split / f"{name}.npy") for name in ("codes", "labels"))
         values = np.load(coded / split / "values.npy")
         chosen = codes.max(1, initial=0) >= reserved.codes.start
-        if unit == UNREADABLE:
+        if unit == LIGHT:
+            codes[chosen, :-1] = 0
+        elif unit == HUGE:
+            values[chosen] = _HUGE
+        elif unit == UNREADABLE:
             codes[chosen] = 2**31 - 1
         elif split is Split.TRAIN:
             labels[chosen] = np.nan
@@ -136,10 +150,11 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
     twins = Twins.make(scratch, "pair", slots=slots, private=False)
     reserved, module = twins.reserved, scratch.module(twins.reserved)
     start = starting_weights(module, reserved)
+    asked = (start, steep_weights(start), wild_weights(module, reserved))
     _, norm = gradients(module, start, reserved, embedding(module, reserved))[1]
-    without = _releases(twins, twins.copy("pair-without"), plan, start)
+    without = _releases(twins, twins.copy("pair-without"), plan, asked)
     for unit in UNITS:
-        moved = _releases(twins, twins.copy(f"pair-{unit}", unit), plan, start)
+        moved = _releases(twins, twins.copy(f"pair-{unit}", unit), plan, asked)
         for (purpose, round), before in without.items():
             bound = plan.clip_norm if purpose == TRAINING else 1.0
             after = moved.get((purpose, round))
@@ -148,14 +163,14 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
                 distance = float(
                     np.sqrt(sum(np.square(after[k] - before[k]).sum() for k in before))
                 )
-            readable = unit == HEAVY
+            heavy = unit == HEAVY
             yield Change(
                 name=unit,
                 purpose=purpose,
                 moved=distance,
                 allowed=bound * _ROUNDING,
-                least=0.98 * bound if readable else 0.0,
-                raw_norm=norm if readable and purpose == TRAINING else None,
+                least=0.98 * bound if heavy else 0.0,
+                raw_norm=norm if heavy and purpose == TRAINING else None,
             )
 
 
@@ -163,30 +178,29 @@ def _shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-Releases = dict[tuple[str, int], Mapping[str, NDArray[Any]]]
+Weights = Mapping[str, NDArray[Any]]
+Releases = dict[tuple[str, int], Weights]
 
 
-def _releases(
-    twins: Twins, site: Path, configured: Plan, start: Mapping[str, NDArray[Any]]
-) -> Releases:
+def _releases(twins: Twins, site: Path, configured: Plan, weights: Sequence[Weights]) -> Releases:
     """Ask one site for everything that there is, with repeatable noise."""
     bench = Bench(twins.settings, [site])
     [node] = bench.nodes
     plan = comparable(bench, twins, configured, run="pair", randomness=RandomnessKind.SEEDED)
     if wire.is_refusal(bench.enrol(node, plan)):
         return {}
-    return everything(bench, plan, start)
+    return everything(bench, plan, weights)
 
 
-def everything(bench: Bench, plan: Plan, weights: Mapping[str, NDArray[Any]]) -> Releases:
-    """Ask for every release of an enrolled plan, at the same weights and bins."""
+def everything(bench: Bench, plan: Plan, weights: Sequence[Weights]) -> Releases:
+    """Ask for every release of an enrolled plan; training rounds take the weights in turns."""
     [node] = bench.nodes
     found: Releases = {}
     asked: list[tuple[str, int, Any, dict[str, Any]]] = [
         (COUNTS, 0, None, {}),
-        *((TRAINING, round, weights, {}) for round in range(plan.rounds)),
-        (SCORE_BINS, 0, weights, {}),
-        (EVALUATION, 0, weights, {"edges": _EDGES}),
+        *((TRAINING, round, weights[round % len(weights)], {}) for round in range(plan.rounds)),
+        (SCORE_BINS, 0, weights[0], {}),
+        (EVALUATION, 0, weights[0], {"edges": _EDGES}),
     ]
     for purpose, round, at, more in asked:
         content = bench.release(node, plan, purpose, round, at, **more)
@@ -245,7 +259,9 @@ def transcripts(twins: Twins, *, repeats: int) -> Transcripts:
 
     def run(name: str, unit: str | None) -> list[dict[str, Any]]:
         bench = Bench(twins.settings, [twins.copy(name, unit)], transcript=True)
-        bench.run(twins.scratch.folder / f"{name}-run")
+        # A run that one unit breaks off tells of it by what is missing.
+        with suppress(FederationError):
+            bench.run(twins.scratch.folder / f"{name}-run")
         benches.append(bench)
         return bench.messages
 
@@ -293,7 +309,7 @@ def repeated(twins: Twins, plan: Plan, *, repeats: int) -> list[Residuals]:
     for number in range(repeats):
         own = comparable(bench, twins, plan, run=f"repeated-{number}")
         bench.enrol(node, own)
-        for (purpose, _), arrays in everything(bench, own, start).items():
+        for (purpose, _), arrays in everything(bench, own, [start]).items():
             flat = np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
             found.setdefault(purpose, []).append(flat)
         bench.ask(node, "query.close", {"run": own.run})
