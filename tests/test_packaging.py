@@ -168,6 +168,7 @@ def test_the_wheel_holds_code_configuration_and_data_only(wheel: Path) -> None:
         "dp_risk/data/builtin/spambase.parquet",
         "dp_risk/data/builtin/adult.yaml",
         "dp_risk/data/builtin/NOTICE",
+        "dp_risk/evaluation/dp_ebm.json",
         "server/app.py",
         "clients/app.py",
         "conf/__init__.py",

@@ -27,10 +27,12 @@ from dp_risk.cli.simulate import federation_folder, make_sites
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.evaluation import baselines
 from dp_risk.evaluation.metrics import auprc, auroc
+from dp_risk.evaluation.stored import dp_ebm, dp_ebm_rows, split_digest
 from dp_risk.types import Refused, Trust
 
 SCHEMA_VERSION = 1
 _NON_PRIVATE_ROUNDS = 100
+_DP_EBM = "dp_ebm"
 
 
 def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
@@ -102,6 +104,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
         "schema_version": SCHEMA_VERSION,
         "points": points,
         "baselines": compared,
+        "stored": _stored(compared),
         "seconds": round(time.monotonic() - started, 1),
     }
     (folder / "frontier.json").write_text(json.dumps(frontier, indent=2) + "\n")
@@ -210,6 +213,19 @@ def _baseline_lines(settings: Settings, seed: int, scratch: Path) -> Iterator[di
             "auroc": record["utility"]["auroc"]["value"],
             "auprc": record["utility"]["auprc"]["value"],
         }
+    split = split_digest(pooled.ids, holdout.ids)
+    for row in dp_ebm_rows(split, delta=float(settings.privacy_values["delta"]), seed=seed):
+        if row["epsilon"] in settings.frontier.epsilons:
+            shown = ("epsilon", "seed", "auroc", "auprc")
+            yield {"name": _DP_EBM, **{key: row[key] for key in shown}}
+
+
+def _stored(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return where the baselines come from that were not run here."""
+    if not any(line["name"] == _DP_EBM for line in compared):
+        return []
+    made = dp_ebm()
+    return [{"name": _DP_EBM, "command": made["command"], "versions": made["versions"]}]
 
 
 def _alone(train: list[Coded], holdout: Coded, coding: Coding, seed: int) -> list[Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,7 +22,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.data.partition import whole_accounts
 from dp_risk.data.source import read_table
-from dp_risk.data.split import holdout_mask
+from dp_risk.data.split import holdout_mask, public_key
 from dp_risk.models import REGISTRY
 from dp_risk.privacy import keys
 from dp_risk.privacy.plan import PURPOSES
@@ -217,8 +215,7 @@ def _training_units(settings: Settings, coding: Coding, rows: pa.Table, key: byt
 
 def _split_key(settings: Settings) -> bytes:
     if settings.data.public:
-        # Public data: repeatable.
-        return hashlib.sha256(json.dumps(["split", settings.seed]).encode()).digest()
+        return public_key(settings.seed)
     return os.urandom(32)
 
 

@@ -7,6 +7,7 @@ is the site's own: without it nobody can tell from an id which side a unit is on
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,3 +48,19 @@ def holdout_mask(ids: NDArray[np.bytes_], key: bytes, fraction: float) -> NDArra
     uniform = (np.frombuffer(words, dtype=">u8") >> np.uint64(11)) / 2.0**53
     # What has no id of its own might change sides: it stays in training.
     return np.asarray((uniform < fraction) & (ids.astype("S1") != NO_ID))
+
+
+def public_key(seed: int) -> bytes:
+    """Return the key of a split of public rows, repeatable and no secret.
+
+    Parameters
+    ----------
+    seed : int
+        Of the run.
+
+    Returns
+    -------
+    bytes
+        32 bytes.
+    """
+    return hashlib.sha256(json.dumps(["split", seed]).encode()).digest()

@@ -53,7 +53,7 @@ def build(
     run : mapping
         ``run.json``; for a frontier the facts that all points share.
     frontier : mapping or None
-        ``frontier.json``: points and baselines.
+        ``frontier.json``: points and baselines, and where stored baselines come from.
     shapes : sequence of mapping
         Shape functions in log-odds: ``{feature, kind: "bins"|"linear", x, y}``, `x` labels of bins
         or numbers, `y` as long as `x`.
@@ -152,8 +152,7 @@ def _frontier(frontier: Mapping[str, Any]) -> dict[str, Any]:
             label = f"{label}, {point.get('model')}"
         rows[label, trust, private].append(point)
     for point in frontier.get("baselines") or []:
-        key = str(point.get("name")).strip().lower().replace("-", "_").replace(" ", "_")
-        label = words.BASELINE_WORDS.get(key) or key.replace("_", " ").strip().capitalize()
+        label = words.baseline_words(point.get("name"))
         rows[label, "baseline", point.get("epsilon") is not None].append(point)
     series, references = [], []
     for (label, trust, private), group in rows.items():
@@ -166,7 +165,8 @@ def _frontier(frontier: Mapping[str, Any]) -> dict[str, Any]:
         else:
             references.append({"label": label, "baseline": trust == "baseline", **means[0]})
     series.sort(key=lambda line: bool(line["baseline"]))
-    return {"series": series, "references": references}
+    notes = [words.stored(baseline) for baseline in frontier.get("stored") or []]
+    return {"series": series, "references": references, "notes": notes}
 
 
 def _order(epsilon: float | None) -> float:

@@ -50,7 +50,7 @@ def frontier(facts: Facts, metric: str, *, width: float, cls: str) -> str:
         *(str(s["label"]) for s, _ in series),
         *(str(r["label"]) for r in references),
     ]
-    room = 18 if compact else 26
+    room = 18 if compact else 30
     characters = min(max(map(len, names), default=0), room)
     right = characters * svg.CHARACTER + (16 if compact else 66)
     height = 340.0 if compact else 400.0

@@ -125,6 +125,7 @@ def frontier(report: Facts) -> str:
         "frontier",
         "The frontier",
         f'{charts}<p class="note">{esc(note)}</p>'
+        + "".join(f'<p class="note">{esc(line)}</p>' for line in facts.get("notes", ()))
         + details("Table of all points", table(caption, head, rows)),
     )
 

@@ -35,6 +35,7 @@ BASELINE_WORDS = {
     "site_alone": "One site alone",
     "sites_alone": "One site alone",
     "alone": "One site alone",
+    "dp_ebm": "DP-EBM, all data in one place",
 }
 
 PURPOSE_WORDS = {
@@ -111,6 +112,22 @@ UNPROTECTED = (
     "a released one carries noise and is charged.",
     "Which sites take part, the configuration, and the number of rounds.",
 )
+
+
+def baseline_words(name: object) -> str:
+    """Return what a report calls a baseline; a name it does not know is made readable."""
+    key = str(name).strip().lower().replace("-", "_").replace(" ", "_")
+    return BASELINE_WORDS.get(key) or key.replace("_", " ").strip().capitalize()
+
+
+def stored(baseline: Mapping[str, Any]) -> str:
+    """Say where the numbers of a baseline come from that was not run with the rest."""
+    versions = baseline.get("versions") or {}
+    made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{baseline_words(baseline.get('name'))}: not run here; its numbers for these splits are "
+        f"stored with dp-risk, made by {baseline.get('command')} ({made})."
+    )
 
 
 def whose(report: Mapping[str, Any]) -> str:

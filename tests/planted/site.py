@@ -202,7 +202,6 @@ DEFECTS = (
         name="a policy's cap on a run is not kept",
         checks=("policy",),
         plant=_without_rule("above the cap"),
-        fast=True,
     ),
     Defect(
         name="a plan's price is not checked",

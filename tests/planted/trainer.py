@@ -24,7 +24,7 @@ from tests.planted.defects import Defect, Patch
 Draw = NDArray[np.int64]
 Gradients = list[torch.Tensor]
 # Steps enough for the check of the sampler, few units in each.
-_SAMPLED = ("privacy.sampling_rate=0.25", "federation.rounds=40", "audit.max_rounds=40")
+_SAMPLED = ("privacy.sampling_rate=0.25", "federation.rounds=20", "audit.max_rounds=20")
 
 
 def _drawn(change: Callable[[Draw, int, Randomness], Draw]) -> Patch:

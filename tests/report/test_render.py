@@ -58,6 +58,20 @@ def test_the_frontier_summary_is_the_mean_over_seeds(run: Facts, frontier: Facts
     assert first["auroc"]["high"] == pytest.approx(0.955 + half, abs=1e-6)
 
 
+def test_stored_baselines_say_where_they_come_from(run: Facts, frontier: Facts) -> None:
+    frontier["baselines"].append(
+        {"name": "dp_ebm", "epsilon": 1.0, "seed": 0, "auroc": 0.95, "auprc": 0.9}
+    )
+    without = Page(render(build("frontier", run, frontier, [], "", [])))
+    assert "stored with dp-risk" not in without.words
+    made = {"command": "python benchmarks/x.py --out <y>", "versions": {"interpret-core": "0.7.8"}}
+    frontier["stored"] = [{"name": "dp_ebm", **made}]
+    page = Page(render(build("frontier", run, frontier, [], "", [])))
+    assert "DP-EBM, all data in one place: not run here" in page.words
+    assert "python benchmarks/x.py --out <y> (interpret-core 0.7.8)" in page.words
+    assert "DP-EBM, all data in one place 0.950" in page.words
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -210,7 +210,8 @@ def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
     victim = Victim.of(twins, plan, "lifetime")
     bench, node = victim.bench, victim.node
     lifetime = float(bench.statement(node)["lifetime_epsilon"])
-    steps, epsilon = victim.plan.rounds, lifetime / 2
+    # Every site charges for all that may hold a unit.
+    steps, epsilon = victim.plan.rounds * plan.max_sites_per_unit, lifetime / 2
     # Training alone, so that what was spent is easy to tell.
     noise = calibrate(epsilon, plan.delta, sampling_rate=1.0, count=steps)
     changes: dict[str, Any] = {
