@@ -122,20 +122,24 @@ def test_counts_and_scores_go_the_same_way(met: list[Server]) -> None:
             assert release.arrays["masked"].dtype == np.uint64
 
 
-# One thing that is wrong in what a server relays; the rest holds.
 def _flip(text: str) -> str:
     return ("0" if text[0] != "0" else "1") + text[1:]
 
 
+def _second(said: list[dict[str, str]], **changes: str) -> list[dict[str, str]]:
+    return [said[0], {**said[1], **changes}, *said[2:]]
+
+
+# One thing that is wrong in what a server relays; the rest holds.
 RELAYED: dict[str, Callable[[list[dict[str, str]]], Any]] = {
     "none": lambda said: [],
     "too few": lambda said: said[:2],
     "without this site": lambda said: said[1:],
     "one twice": lambda said: [*said, said[1]],
-    "a bit of a key": lambda said: [said[0], {**said[1], "public_key": _flip(said[1]["public_key"])}, *said[2:]],
-    "another run": lambda said: [said[0], {**said[1], "run": "run-2"}, *said[2:]],
-    "another name": lambda said: [said[0], {**said[1], "site": "site-09"}, *said[2:]],
-    "a signature of another": lambda said: [said[0], {**said[1], "signature": said[2]["signature"]}, *said[2:]],
+    "a bit of a key": lambda said: _second(said, public_key=_flip(said[1]["public_key"])),
+    "another run": lambda said: _second(said, run="run-2"),
+    "another name": lambda said: _second(said, site="site-09"),
+    "a signature of another": lambda said: _second(said, signature=said[2]["signature"]),
     "one field less": lambda said: [said[0], {"site": "site-01"}, *said[2:]],
     "no list": lambda said: {"site-00": said[0]},
     "numbers": lambda said: [1, 2, 3],
