@@ -28,8 +28,8 @@ def test_private_rows_of_three_sites_train_together(
     )  # fmt: skip
     # What stands in the record is what is claimed, spare rounds included.
     assert [c["event_json"]["count"] for c in record["charges"]] == [2, 4, 2, 2]
-    train = [decode(c["event_json"]) for c in record["charges"] if c["split"] == "train"]
-    assert epsilon(train, 1e-5) == pytest.approx(record["epsilon_by_split"]["train"])
+    events = [decode(charge["event_json"]) for charge in record["charges"]]
+    assert epsilon(events, 1e-5) == pytest.approx(record["epsilon_by_split"]["both"])
     assert 1.9 < record["epsilon_spent"] <= 2.0
     folders = sorted((tmp_path / "runs" / "sites" / "tiny").glob("site-*"))
     rosters = [yaml.safe_load((f / "policy.yaml").read_text())["roster"] for f in folders]
@@ -72,10 +72,8 @@ def test_a_plan_knows_what_spare_rounds_cost(run: Run, tmp_path: Path, private: 
             f"federation.spare_rounds={spare}", "--out", f"{name}.json",
         )  # fmt: skip
         assert said.code == 0, said.err
-    local, none, three = (
-        next(p for p in json.loads((tmp_path / f"{n}.json").read_text())["plans"] if p["epsilon"] == 2)
-        for n in "abc"
-    )  # fmt: skip
+    plans = [json.loads((tmp_path / f"{name}.json").read_text())["plans"] for name in "abc"]
+    local, none, three = (next(p for p in lines if p["epsilon"] == 2) for lines in plans)
     assert none == local
     assert three["steps"] == 6
     assert three["sigma"] == pytest.approx(local["sigma"] * 2**0.5, rel=0.01)

@@ -228,5 +228,5 @@ def test_a_report_says_how_many_rounds_were_lost_and_what_spares_cost(run: Facts
     lossy = run | shared | {"rounds_abandoned": 3, "answers_lost": 4, "q": 0.1}
     page = Page(render(build("run", lossy, None, [], "", [])))
     assert "3 rounds were lost with a site (4 training answers did not come)" in page.words
-    assert "larger" not in page.words
+    assert "noise of training" not in page.words
     assert "lost with a site" not in Page(render(build("run", run, None, [], "", []))).words
