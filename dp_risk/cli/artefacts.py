@@ -76,7 +76,7 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not (folder / "run.json").exists():
+        if not any((folder / name).exists() for name in ("run.json", "audit.json")):
             for name in ("config.yaml", "rounds.jsonl"):
                 (folder / name).unlink(missing_ok=True)
         with suppress(OSError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import trainer
+from tests.planted import evaluator, ledger, site, trainer
 from tests.planted.defects import Defect, audited
 
-DEFECTS = (*trainer.DEFECTS,)
+DEFECTS = (*trainer.DEFECTS, *site.DEFECTS, *evaluator.DEFECTS, *ledger.DEFECTS)
 
 
 @pytest.mark.parametrize(

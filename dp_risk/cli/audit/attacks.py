@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +13,19 @@ from typing import Any
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from clients.site import LEDGER, Site
+from clients.policy import Policy
+from clients.site import LEDGER, POLICY, Site
 from dp_risk import wire
 from dp_risk.audit.bounds import gaussian_epsilon
 from dp_risk.audit.findings import Check
-from dp_risk.cli.audit.bench import Bench
+from dp_risk.cli.audit.bench import REFUSAL, Bench
+from dp_risk.cli.audit.edits import EDITS
 from dp_risk.cli.audit.scratch import starting_weights
 from dp_risk.cli.audit.twins import Twins
 from dp_risk.privacy.accounting import calibrate
-from dp_risk.privacy.entries import entry_hash
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, TUNING, Plan
-from dp_risk.privacy.release import canonical
-from dp_risk.types import DpRiskError, RandomnessKind, Trust, Unit
+from dp_risk.types import DpRiskError, RandomnessKind, Refused, Trust, Unit
 
 Weights = Mapping[str, NDArray[Any]]
 _MOST_RUNS = 12
@@ -43,9 +41,11 @@ class Victim:
     weights: Weights
 
     @classmethod
-    def of(cls, twins: Twins, plan: Plan, name: str) -> Victim:
-        """Copy a twin and name it in the plan."""
-        bench = Bench(twins.settings, [twins.copy(name)])
+    def of(cls, twins: Twins, plan: Plan, name: str, **rules: Any) -> Victim:
+        """Copy a twin, with some rules of its policy changed, and name it in the plan."""
+        folder = twins.copy(name)
+        dataclasses.replace(Policy.load(folder / POLICY), **rules).save(folder / POLICY)
+        bench = Bench(twins.settings, [folder])
         [node] = bench.nodes
         said = bench.statement(node)
         own = dataclasses.replace(plan, run=name, participants={said["site"]: said["key"]})
@@ -72,7 +72,15 @@ class Victim:
 
 def policy(twins: Twins, plan: Plan) -> Check:
     """Check that a private site refuses every plan that its policy does not allow."""
-    victim = Victim.of(twins, plan, "policy")
+    # Each rule can then be broken alone: a run above the cap is within the lifetime budget, and a
+    # single round of too little noise is below the cap.
+    victim = Victim.of(
+        twins,
+        plan,
+        "policy",
+        run_epsilon=1.01 * plan.cost,
+        min_noise_multiplier=0.9 * plan.noise_multiplier,
+    )
     accepted = [
         name
         for number, (name, change) in enumerate(_bad_plans(plan).items())
@@ -82,31 +90,37 @@ def policy(twins: Twins, plan: Plan) -> Check:
     tried = len(_bad_plans(plan))
     if not honest:
         return Check(name="policy", passed=False, figure="an honest plan was refused")
+    spoken = sum(said != REFUSAL for said in victim.bench.refusals)
     return Check(
         name="policy",
-        passed=not accepted,
+        passed=not accepted and not spoken,
         figure=f"{tried - len(accepted)} of {tried} plans beyond the policy refused"
-        + (f"; accepted: {', '.join(accepted)}" if accepted else ""),
+        + (f"; accepted: {', '.join(accepted)}" if accepted else "")
+        + (f"; {spoken} refusals say more than that they are one" if spoken else ""),
     )
 
 
 def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return changes of a plan that no private site may accept, by what they are."""
-    quarter = plan.noise_multiplier / 4
+    promised, quarter = float(plan.epsilon or 0), plan.noise_multiplier / 4
     someone = {"somebody else": "0" * 64}
     none = {"noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
     none |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0}
     unit = Unit.RECORD if plan.unit == Unit.ACCOUNT else Unit.ACCOUNT
     return {
         "less noise than the plan's epsilon pays for": {"noise_multiplier": quarter},
+        "an epsilon below its price": {"epsilon": promised / 2},
         "more rounds than it pays for": {"rounds": 16 * plan.rounds},
         "more steps a round than it pays for": {"steps_per_round": 16},
         "a count that is too exact": {"counts_noise": 0.3},
         "an evaluation that is too exact": {"evaluation_noise": 0.05, "score_bins_noise": 0.05},
         "a run above the cap": {
-            "epsilon": 1e4, "noise_multiplier": 0.35, "sampling_rate": 1.0, "rounds": 400,
+            "epsilon": 2 * promised, "noise_multiplier": 0.95 * plan.noise_multiplier,
         },
-        "a noise multiplier below the smallest": {"epsilon": 1e4, "noise_multiplier": 0.01},
+        "a noise multiplier below the smallest": {
+            "noise_multiplier": 0.8 * plan.noise_multiplier, "rounds": 1,
+            "sampling_rate": plan.sampling_rate / 2,
+        },
         "a clip norm above the largest": {"clip_norm": 1e6},
         "another delta": {"delta": min(0.5, 100 * plan.delta)},
         "noise that can be repeated": {"randomness": RandomnessKind.SEEDED},
@@ -169,9 +183,12 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
     site = Site.open(bench.folder(node))
     if any(line.name == SCORE_BINS for line in own.schedule):
         # As a site that dies between the charge and its answer.
-        site.ledger.pay(
-            run=own.run, plan_digest=own.digest, purpose=SCORE_BINS, round=0, request="0" * 64
-        )
+        try:
+            site.ledger.pay(
+                run=own.run, plan_digest=own.digest, purpose=SCORE_BINS, round=0, request="0" * 64
+            )
+        except Refused:
+            yield "a site that was opened again forgot its run"
         if _answered(bench.release, node, own, SCORE_BINS, 0, victim.weights):
             yield "a round that died was computed again"
     site.ledger.close_file()
@@ -191,7 +208,8 @@ def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
     victim = Victim.of(twins, plan, "lifetime")
     bench, node = victim.bench, victim.node
     lifetime = float(bench.statement(node)["lifetime_epsilon"])
-    steps, epsilon = victim.plan.rounds, lifetime / 2
+    # Every site charges for all that may hold a unit.
+    steps, epsilon = victim.plan.rounds * plan.max_sites_per_unit, lifetime / 2
     # Training alone, so that what was spent is easy to tell.
     noise = calibrate(epsilon, plan.delta, sampling_rate=1.0, count=steps)
     changes: dict[str, Any] = {
@@ -230,17 +248,15 @@ def ledger(twins: Twins, plan: Plan) -> Check:
     wrong = []
     if not _holds(folder):
         wrong.append("an honest ledger does not hold")
-    for name, edit in _EDITS.items():
-        copy = folder.with_name("edited.sqlite")
-        shutil.copy2(folder / LEDGER, copy)
-        edit(copy)
+    for name, edit in EDITS.items():
+        copy = edit.copy(folder)
         if _chained(copy):
             wrong.append(f"not noticed: {name}")
         copy.unlink()
     shutil.copy2(older, folder / LEDGER)
     if _holds(folder):
         wrong.append("not noticed: an older copy put back")
-    tried = len(_EDITS) + 1
+    tried = len(EDITS) + 1
     return Check(
         name="ledger",
         passed=not wrong,
@@ -273,57 +289,5 @@ def _chained(path: Path) -> bool:
         return False
     return True
 
-
-def _cheaper(path: Path) -> None:
-    """Double the noise of a charge and make all hashes anew; nobody has the key to sign them."""
-    connection = sqlite3.connect(path)
-    _unguard(connection)
-    rows = connection.execute(
-        "SELECT sequence, time, kind, body, previous FROM entry ORDER BY sequence"
-    ).fetchall()
-    before = str(rows[0][4])
-    for sequence, time, kind, body, _ in rows:
-        if kind == "charge":
-            said = json.loads(body)
-            said["event"]["noise_multiplier"] *= 2
-            body = canonical(said).decode()
-        made = entry_hash(before, sequence, time, kind, body)
-        connection.execute(
-            "UPDATE entry SET body = ?, previous = ?, hash = ? WHERE sequence = ?",
-            (body, before, made, sequence),
-        )
-        before = made
-    connection.commit()
-    connection.close()
-
-
-def _sql(statement: str) -> Callable[[Path], None]:
-    def edit(path: Path) -> None:
-        connection = sqlite3.connect(path)
-        _unguard(connection)
-        connection.execute(statement)
-        connection.commit()
-        connection.close()
-
-    return edit
-
-
-def _unguard(connection: sqlite3.Connection) -> None:
-    """Drop what guards the table: an owner of the file can do that."""
-    for (name,) in connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-    ).fetchall():
-        connection.execute(f'DROP TRIGGER "{name}"')
-
-
-_CHARGE = "sequence = (SELECT MIN(sequence) FROM entry WHERE kind = 'charge')"
-_EDITS: Mapping[str, Callable[[Path], None]] = {
-    "a word of a charge changed": _sql(
-        f"UPDATE entry SET body = replace(body, 'training', 'trainings') WHERE {_CHARGE}"
-    ),
-    "a charge removed": _sql(f"DELETE FROM entry WHERE {_CHARGE}"),
-    "a charge called something else": _sql(f"UPDATE entry SET kind = 'note' WHERE {_CHARGE}"),
-    "a charge made cheaper, with new hashes": _cheaper,
-}
 
 ATTACKS = (policy, reservation, ledger)

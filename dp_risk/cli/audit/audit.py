@@ -141,7 +141,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
             sensitivity([c for c in moved if c.name != HEAVY]), name="malformed_units"
         ),
         sampler(observed.batches(seen), plan.sampling_rate),
-        every([observed.steps_charged(bench) for bench in benches]),
+        every([observed.steps_charged(bench) for bench in benches if not bench.stopped]),
         observed.reads(benches),
         every([transcript(heard.without, runs) for runs in heard.with_unit.values()]),
         observed.splits_disjoint(heard.benches),

@@ -20,6 +20,7 @@ from dp_risk.cli.audit.spies import Spy
 from dp_risk.cli.settings import Settings
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
+from dp_risk.types import FederationError
 from server.app import make_app as make_server
 from server.exchange import ask
 from server.grids import InProcessGrid
@@ -27,6 +28,8 @@ from server.job import Job
 
 # Whatever is computed from it, a weight does not move by a bit that counts.
 FROZEN = 1e-300
+# What a refusal may say.
+REFUSAL = {"refusal.refused": True}
 _TIMEOUT = 60.0
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -53,8 +56,12 @@ class Bench:
         Releases in order, with the name of the site's folder.
     messages : list of dict
         Every reply as fields, where a transcript is kept.
+    refusals : list of dict
+        Every refusal as fields; an error that a site let out is one that says too much.
     plan : Plan or None
         Plan of the last run.
+    stopped : bool
+        Whether a run ended early because a site did not answer.
     """
 
     def __init__(
@@ -64,7 +71,9 @@ class Bench:
         self.spy = Spy()
         self.releases: list[tuple[str, Release]] = []
         self.messages: list[dict[str, Any]] = []
+        self.refusals: list[dict[str, Any]] = []
         self.plan: Plan | None = None
+        self.stopped = False
         self._transcript = transcript
         self._folders = {number + 2: folder for number, folder in enumerate(folders)}
         app = make_client(remember=not settings.grid.amnesia, open_site=self.spy.open)
@@ -84,13 +93,19 @@ class Bench:
         name = self._folders[request.metadata.dst_node_id].name
         if self._transcript:
             self.messages.append(fields(request, reply))
-        if reply.has_content() and wire.RECEIPT in reply.content:
+        if not reply.has_content() or wire.is_refusal(reply.content):
+            said = fields(request, reply)
+            self.refusals.append({key: said[key] for key in said if key != "answers"})
+        elif wire.RECEIPT in reply.content:
             self.releases.append((name, wire.read_release(reply.content)))
 
     def run(
         self, folder: Path, *, start: Arrays | None = None, frozen: bool = False, **privacy: Any
     ) -> dict[str, Any]:
         """Do one federated run; return `run.json`.
+
+        Where a transcript is kept, a run that a site's silence ended is one too: nothing is
+        returned then.
 
         Parameters
         ----------
@@ -127,8 +142,14 @@ class Bench:
             run_id=1, node_id=1, node_config={}, state=RecordDict(),
             run_config={"job": job.to_json()},
         )  # fmt: skip
-        with self.spy.counting():
-            make_server(self)(self.grid, context)
+        try:
+            with self.spy.counting():
+                make_server(self)(self.grid, context)
+        except FederationError:
+            if not self._transcript:
+                raise
+            self.stopped = True
+            return {}
         record: dict[str, Any] = json.loads((folder / "run.json").read_text())
         return record
 
@@ -143,8 +164,9 @@ class Bench:
     def ask(
         self, node: int, kind: str, values: Mapping[str, Any], weights: Arrays | None = None
     ) -> RecordDict:
-        """Ask one site anything; return the content of its reply."""
-        return ask(self.grid, [node], kind, values, weights, _TIMEOUT)[node]
+        """Ask one site anything; return the content of its reply, empty for an error."""
+        answers = ask(self.grid, [node], kind, values, weights, _TIMEOUT)
+        return answers.get(node, RecordDict())
 
     def statement(self, node: int) -> dict[str, Any]:
         """Return what a site says of itself."""

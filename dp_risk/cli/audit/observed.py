@@ -220,9 +220,8 @@ def claims(observed: Observed) -> list[Claim]:
     for split, parts in by_split.items():
         asked: dict[str, Any] = {"delta": plan.delta, "spent": parts}
         found.append(Claim(name=f"the plan ({split})", epsilon=float(plan.epsilon or 0), **asked))
-        found.append(
-            Claim(name=f"run.json ({split})", epsilon=float(record["epsilon_spent"]), **asked)
-        )
+        said = min(float(record["epsilon_spent"]), float(record["epsilon_by_split"][split]))
+        found.append(Claim(name=f"run.json ({split})", epsilon=said, **asked))
         ledger = Ledger.open(observed.bench.folder(observed.bench.nodes[0]) / LEDGER)
         balance, order = ledger.state.balances[Split(split)], ledger.filter.order
         ledger.close_file()

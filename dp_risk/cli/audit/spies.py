@@ -85,6 +85,10 @@ class Watch:
         Number of units, by split.
     current : Paid or None
         The paid round that is being computed.
+    early : Paid
+        What happened since the last release, outside any paid round: the next payment takes its
+        steps and random bits over, because a round that is paid too late is a round too. Its
+        reads stay unpaid.
     """
 
     rounds: list[Paid] = field(default_factory=list)
@@ -92,6 +96,7 @@ class Watch:
     ids: dict[str, set[bytes]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     current: Paid | None = None
+    early: Paid = field(default_factory=lambda: _nothing())
 
     def read(self, split: Split) -> Paid | None:
         """Note a read."""
@@ -102,6 +107,10 @@ class Watch:
         """Note whose rows were read, under the purpose that is being answered."""
         purpose = self.current.key[1] if self.current else ""
         self.ids.setdefault(purpose, set()).update(ids.tolist())
+
+
+def _nothing() -> Paid:
+    return Paid(key=("", "", -1), charge=None, split=None, steps_charged=0)
 
 
 class WatchedUnits(TrainingUnits):
@@ -121,7 +130,7 @@ class WatchedUnits(TrainingUnits):
             return
         self._inside = True
         try:
-            yield self._watch.read(self._split)
+            yield self._watch.read(self._split) or self._watch.early
         finally:
             self._inside = False
 
@@ -215,9 +224,10 @@ class Spy:
         draw = os.urandom
 
         def counted(size: int, /) -> bytes:
-            for watch in self.watches.values():
-                if watch.current is not None:
-                    watch.current.fresh_bytes += size
+            watches = self.watches.values()
+            paid = [watch.current for watch in watches if watch.current is not None]
+            for one in paid or [watch.early for watch in watches]:
+                one.fresh_bytes += size
             return draw(size)
 
         with mock.patch.object(os, "urandom", counted):
@@ -237,7 +247,10 @@ def _pay(site: Site, watch: Watch, pay: Any, **asked: Any) -> Any:
             charge=last.sequence if charged else None,
             split=str(body["split"]) if charged else None,
             steps_charged=int(body["event"]["count"]) if charged else 0,
+            fresh_bytes=watch.early.fresh_bytes,
+            steps=watch.early.steps,
         )
+        watch.early = _nothing()
         watch.rounds.append(watch.current)
     return stored
 

@@ -144,7 +144,7 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
             bound = plan.clip_norm if purpose == TRAINING else 1.0
             after = moved.get((purpose, round))
             distance = float("inf")
-            if after is not None and set(after) == set(before):
+            if after is not None and _shapes(after) == _shapes(before):
                 distance = float(
                     np.sqrt(sum(np.square(after[k] - before[k]).sum() for k in before))
                 )
@@ -157,6 +157,10 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
                 least=0.98 * bound if readable else 0.0,
                 raw_norm=norm if readable and purpose == TRAINING else None,
             )
+
+
+def _shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 Releases = dict[tuple[str, int], Mapping[str, NDArray[Any]]]
