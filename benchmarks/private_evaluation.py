@@ -22,10 +22,13 @@ from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_cells, score_positio
 from dp_risk.evaluation.metrics import ECE_BINS
 from dp_risk.privacy.gaussian import GaussianHistogram, GaussianQuantiles
 from dp_risk.privacy.mechanism import Arrays
+from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.planning import Allocation, Privacy, choose_noise
 from dp_risk.privacy.randomness import Randomness
+from server.aggregation import total
 from server.evaluation import evaluate
+from server.summing import Sum
 
 Floats = NDArray[np.float64]
 
@@ -76,11 +79,21 @@ def plan(asked: Privacy) -> Plan:
         run="benchmark", dataset="-", schema="-", model="additive", model_options={}, dimension=1,
         trust=asked.trust, unit=asked.unit, randomness=asked.randomness, delta=asked.delta,
         epsilon=asked.epsilon, clip_norm=1.0, noise_multiplier=noise.noise_multiplier,
-        sampling_rate=1.0, rounds=1, steps_per_round=1, local_rate=0.0, counts_noise=0.0,
+        sampling_rate=1.0, rounds=1, steps_per_round=1, spares=0, local_rate=0.0, counts_noise=0.0,
         score_bins_noise=noise.score_bins_noise, evaluation_noise=noise.evaluation_noise,
         stable_ids=True, max_records_per_account=1, max_sites_per_unit=1, min_sites=1,
         max_colluding=None, participants={}, seed=0,
     )  # fmt: skip
+
+
+def summed(releases: list[Arrays], noise_multiplier: float) -> Sum:
+    """Return what a server makes of the sites' histograms."""
+    arrays = total(releases)
+    grid = Grid(
+        clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=len(arrays["histogram"])
+    )
+    std = grid.std * math.sqrt(len(releases))
+    return Sum(arrays=arrays, each={}, nodes=tuple(range(len(releases))), std=std)
 
 
 def repeat(
@@ -92,17 +105,19 @@ def repeat(
     at = [np.flatnonzero(site == s) for s in range(sites)]
     positions = score_position(holdout.logits)
 
-    def ask(_: str, _cells: int, edges: list[float] | None = None) -> list[Arrays]:
+    def ask(_: str, _cells: int, edges: list[float] | None = None) -> Sum:
         if edges is None:
             where = GaussianQuantiles(
                 low=LOW, high=HIGH, cells=CELLS, noise_multiplier=asked.score_bins_noise
             )
-            return [where((holdout.units[i], positions[i]), Randomness.system()) for i in at]
+            found = [where((holdout.units[i], positions[i]), Randomness.system()) for i in at]
+            return summed(found, asked.score_bins_noise)
         cells = score_cells(edges, holdout.logits, holdout.labels)
         histogram = GaussianHistogram(
             cells=2 * (len(edges) + 1), noise_multiplier=asked.evaluation_noise
         )
-        return [histogram((holdout.units[i], cells[i]), Randomness.system()) for i in at]
+        found = [histogram((holdout.units[i], cells[i]), Randomness.system()) for i in at]
+        return summed(found, asked.evaluation_noise)
 
     found: dict[str, list[list[float]]] = {}
     n_bins = []
@@ -179,7 +194,7 @@ def main(arguments: list[str]) -> None:
     asked = Privacy(
         epsilon=options.epsilon, delta=options.delta, unit="record", max_records_per_account=1,
         max_sites_per_unit=1, allocation=Allocation(counts=0.05, evaluation=0.2), trust="local",
-        clip_norm=1.0, sampling_rate=1.0, randomness="system",
+        max_colluding=1, clip_norm=1.0, sampling_rate=1.0, randomness="system",
     )  # fmt: skip
     for holdout in holdouts():
         if options.case not in holdout.name:

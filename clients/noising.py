@@ -147,7 +147,13 @@ class Together:
 
     @cached_property
     def _session(self) -> Session:
-        return Session.open(self.store, terms=self._terms, site=self.site)
+        return self._open(None)
+
+    def _open(self, statements: Sequence[Enrolment] | None) -> Session:
+        # A secret is made for a run that is open only: a closed one never gets another.
+        if self.ledger.enrolled(self.plan.run) != self.plan.digest:
+            refuse("the run is not open")
+        return Session.open(self.store, terms=self._terms, site=self.site, statements=statements)
 
     def enrolment(self) -> dict[str, str]:
         """Return this site's signed statement, the same one every time."""
@@ -168,7 +174,7 @@ class Together:
         if not isinstance(statements, list) or len(statements) > len(self.roster):
             refuse("enrolments that are none")
         said = [Enrolment.from_dict(one) for one in statements]
-        Session.open(self.store, terms=self._terms, site=self.site, statements=said)
+        self._open(said)
 
     def answer(self, asked: Asked, compute: Compute) -> Release:
         """Charge, compute this site's share, mask and release.

@@ -157,6 +157,11 @@ def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
             f"Each unit's data sits at {plan.max_sites_per_unit} sites at most, on one side of "
             "the split at all (the sites share the split key); each site charges for all of them."
         ]
+    if plan.max_colluding is not None:
+        lines.append(
+            f"At most {plan.max_colluding} of the sites that answer a round tell the server what "
+            "they know. That every site sends what it was asked for is not checked."
+        )
     if plan.stable_ids:
         lines.append(
             "A unit keeps its id, so that it is in training or in the holdout for ever; the two "

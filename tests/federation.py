@@ -54,6 +54,17 @@ def public_key(site: str) -> str:
 KEY = public_key("site-00")
 
 
+def roster(count: int) -> dict[str, str]:
+    """Return the names and public keys of so many tiny sites."""
+    return {f"site-{number:02d}": public_key(f"site-{number:02d}") for number in range(count)}
+
+
+def together(count: int, **changes: Any) -> dict[str, Any]:
+    """Return what a policy says that lets so many sites add the noise together."""
+    trusts = ("local", "distributed", *(("none",) if changes.get("public") else ()))
+    return {"trusts": trusts, "roster": roster(count), "max_colluding": 1, **changes}
+
+
 def rows(count: int = 300, seed: int = 5) -> pa.Table:
     """Return synthetic rows whose label depends on all features."""
     rng = np.random.default_rng(seed)

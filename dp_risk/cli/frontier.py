@@ -66,6 +66,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
         ]
         for number, (trust, epsilon, seed) in enumerate(_points(settings)):
             name = f"epsilon {'none' if epsilon is None else format(epsilon, 'g')}, seed {seed}"
+            name += f", {trust}" if len(settings.frontier.trusts) > 1 else ""
             one = _point(settings, trust, epsilon, seed)
             with progress(name, as_json=as_json) as step:
                 record, place = _train(one, Path(scratch), number, step)
@@ -83,13 +84,13 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
             )
             if not as_json:
                 show.print(
-                    f"{name:<22} AUROC {points[-1]['auroc']:.4f}  AUPRC {points[-1]['auprc']:.4f}  "
+                    f"{name:<36} AUROC {points[-1]['auroc']:.4f}  AUPRC {points[-1]['auprc']:.4f}  "
                     f"{record['seconds']:.1f} s"
                 )
-            # The run nearest to epsilon 1 stands for the rest in the report's details.
+            # The run nearest to epsilon 1, of the last trust, stands for the rest in the details.
             if epsilon is not None and seed == settings.frontier.seeds[0]:
                 distance = abs(epsilon - 1.0)
-                if shown is None or distance < shown[0]:
+                if shown is None or distance <= shown[0]:
                     shown = (distance, place)
         if shown is None:
             shown = (0.0, Path(scratch) / "run-0")

@@ -20,7 +20,7 @@ from dp_risk.report.html import (
     table,
 )
 from dp_risk.report.utility import estimate_cells, utility
-from dp_risk.report.words import PURPOSE_WORDS, rounded_down, rounded_up, whose
+from dp_risk.report.words import PURPOSE_WORDS, losses, rounded_down, rounded_up, whose
 
 Facts = Mapping[str, Any]
 Section = Callable[[Facts], str]
@@ -157,6 +157,8 @@ def sites(report: Facts) -> str:
         "filter's total into an epsilon adds a constant once, so in epsilons the first run seems "
         "dear and later ones cheap; the epsilon of the run itself is the PLD figure in the table. "
     )
+    lost = losses(report["settings"])
+    note += f"{lost} " if lost else ""
     if len(rows) > plots.SITES_SHOWN:
         note += f"Drawn: the {plots.SITES_SHOWN} sites with least left. "
     head = (

@@ -289,3 +289,21 @@ def _trust(run: Mapping[str, Any], mode: str) -> str:
             "colluding sites."
         )
     return words
+
+
+def losses(run: Mapping[str, Any]) -> str:
+    """Return what was lost with sites in a secure sum and what it cost; empty in other trusts."""
+    rounds, spares = run.get("rounds"), run.get("spare_rounds")
+    if run.get("trust") != "distributed" or not rounds or spares is None:
+        return ""
+    lost, silent = run.get("rounds_abandoned") or 0, run.get("answers_lost") or 0
+    found = (
+        f"{lost} round{'s were' if lost != 1 else ' was'} lost with a site ({silent} training "
+        f"answer{'s' if silent != 1 else ''} did not come): nothing of such a round can be read, "
+        "and the sites that answered it keep the charge."
+        if lost
+        else "No round was lost with a site."
+    )
+    more = math.sqrt((rounds + spares) / rounds) - 1 if run.get("q") == 1 else None
+    price = "" if more is None else f", which makes the noise of training {more:.1%} larger"
+    return f"{found} The plan held {spares} spare rounds of training{price}."

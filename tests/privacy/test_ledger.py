@@ -591,3 +591,10 @@ class Spending(RuleBasedStateMachine):
 
 TestSpending = Spending.TestCase
 TestSpending.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+def test_the_plan_of_a_run_is_known_while_the_run_is_open(reserved):
+    assert reserved.enrolled("r") == "p"
+    assert reserved.enrolled("other") is None
+    reserved.close("r")
+    assert reserved.enrolled("r") is None

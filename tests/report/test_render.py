@@ -232,3 +232,15 @@ def test_what_cannot_be_reported_is_refused(run: Facts) -> None:
         build("run", run, None, [{"feature": "a", "x": [1.0], "y": []}], "", [])
     with pytest.raises(ConfigurationError, match="schema_version 2"):
         render(build("run", run, None, [], "", []) | {"schema_version": 2})
+
+
+def test_a_report_says_how_many_rounds_were_lost_and_what_spares_cost(run: Facts) -> None:
+    shared = {"trust": "distributed", "max_colluding": 1, "rounds": 100, "spare_rounds": 21}
+    quiet = Page(render(build("run", run | shared, None, [], "", [])))
+    assert "No round was lost with a site. The plan held 21 spare rounds" in quiet.words
+    assert "makes the noise of training 10.0% larger" in quiet.words
+    lossy = run | shared | {"rounds_abandoned": 3, "answers_lost": 4, "q": 0.1}
+    page = Page(render(build("run", lossy, None, [], "", [])))
+    assert "3 rounds were lost with a site (4 training answers did not come)" in page.words
+    assert "noise of training" not in page.words
+    assert "lost with a site" not in Page(render(build("run", run, None, [], "", []))).words

@@ -75,3 +75,15 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         RunKeys(tmp_path / "file").secret(RUN)
+
+
+def test_when_a_run_opens_all_others_are_forgotten(tmp_path):
+    store = RunKeys(tmp_path / "runs")
+    store.forget_others(RUN)
+    for run in (RUN, "other", "run-1.old"):
+        store.secret(run)
+        store.keep(run, STATEMENTS)
+    store.forget_others(RUN)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        f"{RUN}.secret", f"{RUN}.enrolled",
+    }  # fmt: skip

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from dp_risk.secure_sum.terms import REFUSAL
+from dp_risk.secure_sum.terms import REFUSAL, Terms
 from dp_risk.types import ConfigurationError, Refused
+from tests.federation import plan, roster
 from tests.secure_sum.sites import COUNTS, TRAINING, names, terms_of
 
 TERMS = terms_of(names(4))
@@ -63,3 +64,20 @@ def test_the_roster_has_a_digest_of_names_and_keys():
 def test_impossible_terms_are_said(change, word):
     with pytest.raises(ConfigurationError, match=word):
         terms_of(names(4), **change)
+
+
+def test_the_terms_of_a_plan_are_its_schedule_and_its_numbers():
+    noisy = plan(
+        trust="distributed", max_colluding=1, min_sites=3, participants=roster(4), spares=2
+    )
+    terms = Terms.of(noisy, roster(5))
+    assert (terms.run, terms.plan_digest) == (noisy.run, noisy.digest)
+    assert (terms.min_sites, terms.max_colluding) == (3, 1)
+    assert terms.roster == roster(5)
+    assert [(line.purpose, line.rounds) for line in terms.lines] == [
+        ("counts", 3), ("training", 5), ("score_bins", 3), ("evaluation", 3),
+    ]  # fmt: skip
+    for line in terms.lines:
+        assert line.grid(4, 1) == noisy.sums[line.purpose].shared(4, 1)
+    with pytest.raises(ConfigurationError, match="another trust"):
+        Terms.of(plan(), roster(4))

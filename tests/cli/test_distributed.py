@@ -1,0 +1,94 @@
+"""Noise that all sites add together, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dp_risk.privacy.accounting import epsilon
+from dp_risk.privacy.events import decode
+from tests.federation import kinds
+
+from .conftest import Run
+
+SHARED = ["privacy.trust=distributed", "federation.sites=3"]
+
+
+def test_private_rows_of_three_sites_train_together(
+    run: Run, tmp_path: Path, private: list[str]
+) -> None:
+    said = run("train", "privacy.epsilon=2", *private, *SHARED, "run.dir=out")
+    assert (said.code, said.err) == (0, "")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["trust"], record["max_colluding"], record["spare_rounds"]) == (
+        "distributed", 1, 1,
+    )  # fmt: skip
+    # What stands in the record is what is claimed, spare rounds included.
+    assert [c["event_json"]["count"] for c in record["charges"]] == [2, 4, 2, 2]
+    events = [decode(charge["event_json"]) for charge in record["charges"]]
+    assert epsilon(events, 1e-5) == pytest.approx(record["epsilon_by_split"]["both"])
+    assert 1.9 < record["epsilon_spent"] <= 2.0
+    folders = sorted((tmp_path / "runs" / "sites" / "tiny").glob("site-*"))
+    rosters = [yaml.safe_load((f / "policy.yaml").read_text())["roster"] for f in folders]
+    assert set(rosters[0]) == {"site-00", "site-01", "site-02"}
+    assert len(set(rosters[0].values())) == 3
+    assert rosters == [rosters[0]] * 3
+    for folder in folders:
+        assert kinds(folder) == ["open", "reserve", *["charge", "release"] * 6, "close"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "up to 1 colluding sites" in page
+    assert "No round was lost with a site. The plan held 1 spare rounds" in page
+    assert run("verify", "out").code == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["federation.sites=2"], "federation.min_sites"),
+        (["privacy.max_colluding=2"], "federation.min_sites"),
+        (["privacy.max_colluding=0"], "privacy.max_colluding"),
+        (["federation.min_sites=2"], "federation.min_sites"),
+        (["federation.spare_rounds=-1"], "federation.spare_rounds"),
+        (["federation.steps_per_round=2"], "federation.steps_per_round"),
+        (["privacy.max_sites_per_unit=2"], "privacy.max_sites_per_unit"),
+        (["privacy.trust=central"], "privacy.trust"),
+    ],
+)
+def test_what_does_not_go_is_one_line(
+    run: Run, private: list[str], overrides: list[str], key: str
+) -> None:
+    said = run("train", "privacy.epsilon=2", *private, *SHARED, *overrides, "run.dir=out")
+    assert said.code == 2
+    assert f"{key}: " in said.line
+
+
+def test_a_plan_knows_what_spare_rounds_cost(run: Run, tmp_path: Path, private: list[str]) -> None:
+    for name, trust, spare in (("a", "local", 0), ("b", "distributed", 0), ("c", "distributed", 3)):
+        said = run(
+            "plan", "privacy.epsilon=2", *private, "federation.sites=3", f"privacy.trust={trust}",
+            f"federation.spare_rounds={spare}", "--out", f"{name}.json",
+        )  # fmt: skip
+        assert said.code == 0, said.err
+    plans = [json.loads((tmp_path / f"{name}.json").read_text())["plans"] for name in "abc"]
+    local, none, three = (next(p for p in lines if p["epsilon"] == 2) for lines in plans)
+    assert none == local
+    assert three["steps"] == 6
+    assert three["sigma"] == pytest.approx(local["sigma"] * 2**0.5, rel=0.01)
+    assert three["counts_noise"] == pytest.approx(local["counts_noise"] * 3**0.5)
+    assert 1.9 < three["epsilon_run"] <= 2.0
+
+
+def test_a_frontier_draws_both_trusts(run: Run, tmp_path: Path, public: list[str]) -> None:
+    said = run(
+        "frontier", *public, "federation.sites=3", "frontier.epsilons=[2.0]", "frontier.seeds=[0]",
+        "frontier.trusts=[local,distributed]", "frontier.baselines=false", "run.dir=out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    points = json.loads((tmp_path / "out" / "frontier.json").read_text())["points"]
+    assert [point["trust"] for point in points] == ["local", "distributed"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Local noise" in page
+    assert "Secure sum" in page
