@@ -16,22 +16,34 @@ from dp_risk.audit.tails import ALPHA, Tail, binomial, chi_square, verdict
 # With fewer draws a test says little, and the noise's grid begins to show.
 ENOUGH = 8
 _CUT = 1e100
+_OFF_GRID = 1e-3
 _LEVELS = (1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+def planned_step(
+    sensitivity: float, noise_multiplier: float, dimension: int, *, shares: int = 1
+) -> tuple[float, int]:
+    """Return the step of the grid of an honest release, and the bits of its noise.
+
+    By arithmetic of the audit's own: sums are rounded to a grid, the noise of each of `shares`
+    sites has a standard deviation of 2**bits steps, and bits is the smallest number from 20 for
+    which rounding, sqrt(dimension) steps, costs at most 1 % of the sensitivity
+    (`docs/decisions/002-discrete-gaussian-grid.md`).
+    """
+    root = math.sqrt(dimension)
+    bits = max(20, math.ceil(math.log2(101 * noise_multiplier * root / math.sqrt(shares))))
+    accounted = math.sqrt(shares * 4.0**bits - 1 / 12)
+    return sensitivity / (accounted / noise_multiplier - root), bits
 
 
 def planned_std(
     sensitivity: float, noise_multiplier: float, dimension: int, *, shares: int = 1
 ) -> float:
-    """Return the standard deviation of honest noise, by arithmetic of the audit's own.
+    """Return the standard deviation of honest noise, all shares together.
 
-    Sums are rounded to a grid. The noise of each of `shares` sites has 2**b steps, with the
-    smallest b from 20 for which rounding, sqrt(dimension) steps, costs at most 1 % of the
-    sensitivity (`docs/decisions/002-discrete-gaussian-grid.md`). So all of it together is up to
-    1 % above the product of `sensitivity` and `noise_multiplier`, and never below it.
+    It is up to 1 % above the product of `sensitivity` and `noise_multiplier`, and never below.
     """
-    root = math.sqrt(dimension)
-    bits = max(20, math.ceil(math.log2(101 * noise_multiplier * root / math.sqrt(shares))))
-    step = sensitivity / (math.sqrt(shares * 4.0**bits - 1 / 12) / noise_multiplier - root)
+    step, bits = planned_step(sensitivity, noise_multiplier, dimension, shares=shares)
     return step * 2.0**bits * math.sqrt(shares)
 
 
@@ -49,6 +61,8 @@ class Residuals:
         Their planned standard deviation, above 0.
     centred : bool
         Whether each coordinate's unknown mean over the rounds of its site was subtracted.
+    step : float or None
+        Step of the grid that the values must lie on; None where they were changed since.
 
     Raises
     ------
@@ -60,6 +74,7 @@ class Residuals:
     values: NDArray[np.float64]
     std: float
     centred: bool = False
+    step: float | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
@@ -225,3 +240,28 @@ def noise_shape(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
         return verdict(name, [], f"fewer than {ENOUGH} draws in every group", alpha=alpha)
     summary = f"largest distance {farthest:.4f} from the Gaussian law over {draws} draws"
     return verdict(name, tails, summary, alpha=alpha)
+
+
+def noise_grid(groups: Sequence[Residuals]) -> Check:
+    """Check that released values are whole numbers of grid steps.
+
+    Noise of floats gives itself away in its low bits (Mironov 2012, "On significance of the least
+    significant bits for differential privacy").
+
+    Parameters
+    ----------
+    groups : sequence of Residuals
+        Those without a step are not looked at. None with one fail the check.
+    """
+    name = "noise_grid"
+    looked = [(group, group.step) for group in groups if group.step is not None and group.draws]
+    off, total = 0, 0
+    for group, step in looked:
+        steps = group.values / step
+        # Numbers of up to 2**30 steps come back from floats far more exactly than this.
+        off += int((np.abs(steps - np.rint(steps)) > _OFF_GRID).sum())
+        total += steps.size
+    if not total:
+        return Check(name=name, passed=False, figure="no release was seen")
+    figure = f"{off:,} of {total:,} released values are off the grid"
+    return Check(name=name, passed=not off, figure=figure)

@@ -50,6 +50,8 @@ CHECK_WORDS = {
     "noise_std": "The noise in the released sums has the planned spread, in every round.",
     "noise_independence": "Noise is drawn anew: no correlation between coordinates, rounds, sites.",
     "noise_shape": "The noise is Gaussian, not only of the right spread.",
+    "noise_grid": "Released numbers are whole grid steps: floats would give noise away.",
+    "masks": "What a site sends alone looks random, and no mask is used twice.",
     "sensitivity": "One unit moves a sum by no more than the clipping norm allows.",
     "malformed_units": "Units that are empty, huge or not numbers move a sum no further.",
     "sampler": "Batches are Poisson samples at the planned rate.",

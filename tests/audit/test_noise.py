@@ -8,9 +8,17 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from dp_risk.audit.independence import noise_independence
-from dp_risk.audit.noise import Residuals, noise_shape, noise_std
-from dp_risk.privacy.noise import discrete_gaussian
+from dp_risk.audit.noise import (
+    Residuals,
+    noise_grid,
+    noise_shape,
+    noise_std,
+    planned_std,
+    planned_step,
+)
+from dp_risk.privacy.noise import Grid, discrete_gaussian
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.shares import ShareGrid
 
 CHECKS = [noise_std, noise_independence, noise_shape]
 SHAPE = (3, 20, 200)
@@ -254,3 +262,34 @@ def test_any_input_gets_an_answer(values, centred, std):
     for check in CHECKS:
         found = check([Residuals(name="x", values=values, std=std, centred=centred)])
         assert "\n" not in found.figure
+
+
+def test_values_on_the_grid_hold_and_floats_do_not() -> None:
+    rng, step = np.random.default_rng(5), 0.03125
+    steps = rng.integers(-(2**30), 2**30, (2, 3, 50))
+    on = Residuals(name="sums", values=steps * step, std=1.0, step=step)
+    assert noise_grid([on]).passed
+    off = Residuals(name="sums", values=rng.normal(size=(2, 3, 50)), std=1.0, step=step)
+    found = noise_grid([on, off])
+    assert not found.passed
+    assert "of 600" in found.figure
+    changed = Residuals(name="sums", values=rng.normal(size=(2, 3, 50)), std=1.0)
+    assert not noise_grid([changed]).passed
+
+
+@pytest.mark.parametrize("dimension", [1, 58, 40_000])
+@pytest.mark.parametrize("noise", [0.3, 20.0, 300.0])
+@pytest.mark.parametrize("shares", [1, 9])
+def test_the_planned_grid_is_that_of_the_product(dimension: int, noise: float, shares: int) -> None:
+    grid = Grid(clip_norm=2.0, noise_multiplier=noise, dimension=dimension)
+    if shares == 1:
+        assert planned_step(2.0, noise, dimension)[0] == pytest.approx(grid.step, rel=1e-12)
+        assert planned_std(2.0, noise, dimension) == pytest.approx(grid.std, rel=1e-12)
+    else:
+        shared = ShareGrid(
+            clip_norm=2.0, noise_multiplier=noise, dimension=dimension, participants=shares + 1,
+            max_colluding=1, units=1000,
+        )  # fmt: skip
+        found = planned_std(2.0, noise, dimension, shares=shares)
+        assert found == pytest.approx(shared.accounted_std, rel=1e-9)
+    assert planned_std(2.0, noise, dimension, shares=shares) >= 2.0 * noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,12 +128,3 @@ def test_an_honest_trainer_is_not_falsified(data: Data, overrides: Sequence[str]
 
 def test_there_are_forty_of_them() -> None:
     assert len(HONEST) == len({name for name, *_ in HONEST}) == 40
-
-
-def test_what_is_random_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Callable[[], object]] = [
-        lambda: os.urandom(8),
-        lambda: np.random.default_rng().random(),
-    ]
-    first = [draw() for draw in drawn]
-    assert first != [draw() for draw in drawn]

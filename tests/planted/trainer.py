@@ -46,6 +46,14 @@ def _laplace(drawn: Draw, bits: int, randomness: Randomness) -> Draw:
     return np.rint(generator.laplace(0, 2.0**bits / np.sqrt(2), drawn.shape)).astype(np.int64)
 
 
+def _floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    def release(grid: Any, total: Any, randomness: Randomness) -> Any:
+        generator = np.random.default_rng(randomness.words(4))
+        return total + generator.normal(0, grid.std, total.shape)
+
+    monkeypatch.setattr(noise.Grid, "release", release)
+
+
 def _correlated(drawn: Draw, bits: int, randomness: Randomness) -> Draw:
     common = np.random.default_rng(randomness.words(4)).normal(0, 2.0**bits)
     return np.rint(np.sqrt(0.8) * drawn + np.sqrt(0.2) * common).astype(np.int64)
@@ -315,6 +323,7 @@ DEFECTS = (
     _clipped(name="equal n-grams counted once each in norms", plant=clipping(_ten_equal_count_ten)),
     _clipped(name="unit without a gradient divided by zero", plant=clipping(_normalised)),
     _clipped(name="sum weighted by the site's size after clipping", plant=_weighted_by_size),
+    Defect(name="noise of floats", checks=("noise_grid",), plant=_floats),
     Defect(
         name="model that mixes the units of a batch",
         checks=("malformed_units",),

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dp_risk.audit.counting import sensitivity
 from dp_risk.audit.findings import Check, Findings, every
 from dp_risk.audit.independence import noise_independence
 from dp_risk.audit.masks import masks
-from dp_risk.audit.noise import noise_shape, noise_std
+from dp_risk.audit.noise import Residuals, noise_grid, noise_shape, noise_std
 from dp_risk.audit.sampler import sampler
 from dp_risk.audit.transcript import transcript
 from dp_risk.cli import artefacts
@@ -143,7 +143,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
             sensitivity([c for c in moved if c.name not in WELL_FORMED]), name="malformed_units"
         ),
         sampler(observed.batches(seen), plan.sampling_rate),
-        *_masks(seen),
+        _encoding(seen, noise),
         every([observed.steps_charged(bench) for bench in benches if not bench.stopped]),
         observed.reads(benches),
         every([transcript(heard.without, runs) for runs in heard.with_unit.values()]),
@@ -175,11 +175,11 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     )
 
 
-def _masks(seen: observed.Observed) -> list[Check]:
-    """Return the check of masked vectors where there are any."""
-    if seen.plan.trust != Trust.DISTRIBUTED:
-        return []
-    return [masks(seen.bench.opponent.masked)]
+def _encoding(seen: observed.Observed, noise: Sequence[Residuals]) -> Check:
+    """Check how releases are written: on their grid, or as whole numbers under a mask."""
+    if seen.plan.trust == Trust.DISTRIBUTED:
+        return masks(seen.bench.opponent.masked)
+    return noise_grid(noise)
 
 
 def _view(plan: Plan) -> str:

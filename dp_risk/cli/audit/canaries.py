@@ -24,7 +24,7 @@ from dp_risk.audit.one_run import one_run_results
 from dp_risk.audit.power import needed
 from dp_risk.cli.audit.probe import SLOTS, Seen, probe
 from dp_risk.cli.audit.scratch import Scratch, embedding
-from dp_risk.cli.audit.views import noise_std
+from dp_risk.cli.audit.views import noise_of
 from dp_risk.cli.settings import Audit
 from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import Trust
@@ -64,10 +64,12 @@ class Canaries:
         """Released coordinates of absent canaries: nothing but noise."""
         width = min(seen.noise.shape[1] for seen in self.runs)
         plan = self.runs[0].plan
+        std, step = noise_of(plan, TRAINING, len(plan.participants))
         return Residuals(
             name="absent canaries",
             values=np.stack([seen.noise[:, :width] for seen in self.runs]),
-            std=noise_std(plan, TRAINING, len(plan.participants)),
+            std=std,
+            step=step,
         )
 
 

@@ -19,7 +19,7 @@ from dp_risk.audit.sampler import Batches
 from dp_risk.cli.audit.bench import Bench, stacked
 from dp_risk.cli.audit.scratch import Scratch, embedding
 from dp_risk.cli.audit.spies import Paid, Watch
-from dp_risk.cli.audit.views import noise_std
+from dp_risk.cli.audit.views import noise_of
 from dp_risk.cli.settings import Audit
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
@@ -71,10 +71,12 @@ def observe(scratch: Scratch, asked: Audit) -> Observed:
     assert plan is not None
     weights = embedding(scratch.module(reserved), reserved)
     released = stacked(bench.opponent.views, TRAINING, weights)[:, :, reserved.codes.start :]
+    std, step = noise_of(plan, TRAINING, len(folders))
     noise = Residuals(
         name="reserved codes",
         values=released.reshape(*released.shape[:2], -1),
-        std=noise_std(plan, TRAINING, len(folders)),
+        std=std,
+        step=step,
     )
     return Observed(bench=bench, plan=plan, record=record, noise=noise)
 

@@ -17,7 +17,7 @@ from dp_risk.cli.audit.bench import Bench, stacked
 from dp_risk.cli.audit.reserved import Reserved, plant, units_of
 from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
 from dp_risk.privacy.plan import TRAINING, Plan
-from dp_risk.types import Split
+from dp_risk.types import ConfigurationError, Split
 
 # Slots of a reserved unit: its gradient grows with their number, those of the biases do not.
 SLOTS = 24
@@ -123,6 +123,10 @@ def _observe(
     labels = np.zeros(len(codes))
     labels[present] = shard.units(Split.TRAIN, None).rows()[1].labels[_rows(shard, units, codes)]
     directions = gradients(module, start, reserved, weights)
+    if not all(norm > 0 for _, norm in directions.values()):
+        raise ConfigurationError(
+            "audit: a canary has no gradient at this model's first weights: it shows nothing"
+        )
     clipped = {label: v * min(1.0, plan.clip_norm / n) for label, (v, n) in directions.items()}
     share = min(float(np.linalg.norm(v)) for v in clipped.values()) / plan.clip_norm
     # An absent canary is looked for in the direction of either label alike.

@@ -165,7 +165,8 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
     reserved, module = twins.reserved, scratch.module(twins.reserved)
     start = starting_weights(module, reserved)
     asked = (start, steep_weights(start), wild_weights(module, reserved))
-    _, norm = gradients(module, start, reserved, embedding(module, reserved))[1]
+    name = embedding(module, reserved)
+    norms = [gradients(module, weights, reserved, name)[1][1] for weights in asked]
     without = _releases(twins, twins.copies("pair-without"), plan, asked)
     for unit in UNITS:
         moved = _releases(twins, twins.copies(f"pair-{unit}", unit), plan, asked)
@@ -178,12 +179,14 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
                     np.sqrt(sum(np.square(after[k] - before[k]).sum() for k in before))
                 )
             heavy = unit == HEAVY
+            norm = norms[round % len(asked)] if purpose == TRAINING else 1.0
+            least = 0.98 * min(bound, norm) - (_ROUNDING - 1) * bound
             yield Change(
                 name=unit,
                 purpose=purpose,
                 moved=distance,
                 allowed=bound * _ROUNDING,
-                least=0.98 * bound if heavy else 0.0,
+                least=max(0.0, least) if heavy else 0.0,
                 raw_norm=norm if heavy and purpose == TRAINING else None,
             )
 

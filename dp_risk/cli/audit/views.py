@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clients.site import RUNS
 from dp_risk import models
-from dp_risk.audit.noise import planned_std
+from dp_risk.audit.noise import planned_std, planned_step
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.evaluation.bins import CELLS
@@ -126,8 +126,10 @@ class Opponent:
         return {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
 
 
-def noise_std(plan: Plan, purpose: str, sites: int) -> float:
-    """Return the standard deviation of a view's noise, by the audit's own arithmetic.
+def noise_of(plan: Plan, purpose: str, sites: int) -> tuple[float, float | None]:
+    """Return the standard deviation of a view's noise and the step of its grid.
+
+    By the audit's own arithmetic. Where sums are of whole numbers in any case the step is None.
 
     Parameters
     ----------
@@ -139,6 +141,8 @@ def noise_std(plan: Plan, purpose: str, sites: int) -> float:
         Sites of a round.
     """
     summed = plan.sums[purpose]
-    shares = 1 if plan.max_colluding is None else sites - plan.max_colluding
-    one = planned_std(summed.clip_norm, summed.noise_multiplier, summed.dimension, shares=shares)
-    return one * math.sqrt(plan.steps_per_round if purpose == TRAINING else 1)
+    numbers = (summed.clip_norm, summed.noise_multiplier, summed.dimension)
+    times = math.sqrt(plan.steps_per_round if purpose == TRAINING else 1)
+    if plan.max_colluding is not None:
+        return times * planned_std(*numbers, shares=sites - plan.max_colluding), None
+    return times * planned_std(*numbers), planned_step(*numbers)[0]
