@@ -148,7 +148,7 @@ def test_a_failed_check_is_named_first_and_marked() -> None:
     read = Page(html)
     assert "Claim falsified: spambase" in read.words
     assert "not falsified" not in read.words
-    assert "2 of 16 checks failed" in read.words
+    assert "2 of 18 checks failed" in read.words
     box = html[html.index("<aside") : html.index("</aside>")]
     assert re.findall("<b>(.*?)</b>", box) == ["sampler", "gate"]
     assert "of sampler" in box
