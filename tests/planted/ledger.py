@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from clients import site as site_module
-from clients.answers import compute
+from clients.noising import Alone, Asked, Compute
 from clients.site import Site
 from dp_risk.privacy import entries, keys, seal
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import Chain
-from dp_risk.privacy.dpsgd import load_weights
 from dp_risk.privacy.entries import Entry
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import EVALUATION, TRAINING, Purpose
@@ -43,21 +41,21 @@ def _new_ledger_at_every_start(monkeypatch: Patches) -> None:
 
 
 def _charge_after_compute(monkeypatch: Patches) -> None:
-    def answer(self: Site, *, weights: Any, edges: Any = None, **asked: Any) -> Any:
-        plan = self._plan(asked["plan_digest"])
-        purpose, round = asked["purpose"], asked["round"]
-        module = self._module(plan)
-        if weights:
-            load_weights(module, weights)
-        inner = None if edges is None else site_module._edges(edges)
-        randomness = self._randomness(plan, purpose, round)
-        arrays = compute(plan, purpose, self.shard, module, inner, randomness)
-        stored = self.ledger.pay(run=plan.run, **asked)
+    def answer(self: Alone, asked: Asked, compute: Compute) -> Any:
+        run, purpose, round = self.plan.run, asked.purpose, asked.round
+        arrays = compute(None)
+        stored = self.ledger.pay(
+            run=run,
+            plan_digest=self.plan.digest,
+            purpose=purpose,
+            round=round,
+            request=asked.request,
+        )
         if stored is not None:
             return stored
-        return self.ledger.mint(run=plan.run, purpose=purpose, round=round, arrays=arrays)
+        return self.ledger.mint(run=run, purpose=purpose, round=round, arrays=arrays)
 
-    monkeypatch.setattr(Site, "answer", answer)
+    monkeypatch.setattr(Alone, "answer", answer)
 
 
 def _without_charges(which: Callable[[Mapping[str, Any]], bool]) -> Callable[[Patches], None]:

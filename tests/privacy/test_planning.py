@@ -205,3 +205,9 @@ def test_only_a_secure_sum_loses_rounds():
 def test_spares_are_one_a_site_and_a_tenth_of_the_rounds():
     assert choose_spares(60, may_lose=0) == 6
     assert choose_spares(61, may_lose=15) == 22
+
+
+def test_a_secure_sum_takes_fewer_rounds():
+    shared = choose(privacy(trust="distributed"), rounds=None)
+    assert (shared.rounds, shared.spares) == (50, 5)
+    assert choose(rounds=None).rounds == 80
