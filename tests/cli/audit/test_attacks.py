@@ -57,7 +57,7 @@ def test_an_honest_site_withstands(case: tuple[Twins, Plan], attack: Callable[..
 def test_a_unit_at_several_sites_leaves_room_for_honest_runs(tmp_path: Path) -> None:
     asked = scratch(tmp_path, None, "privacy.max_sites_per_unit=2", "privacy.epsilon=0.5")
     twins = Twins.make(asked, "private", slots=4, private=True)
-    bench = Bench(twins.settings, [twins.copy("honest")])
+    bench = Bench(twins.settings, twins.copies("honest"))
     bench.run(tmp_path / "run")
     assert bench.plan is not None
     check = attacks.reservation(twins, bench.plan)

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from clients.site import Site
 from dp_risk import wire
 from dp_risk.cli.audit.bench import REFUSAL, Bench, fields, stacked
+from dp_risk.cli.audit.views import View
 from dp_risk.privacy.plan import EVALUATION, TRAINING
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.types import FederationError
@@ -77,13 +78,18 @@ def test_the_refusal_says_one_word() -> None:
     assert error == {"answers": "query.status", "error": True}
 
 
-def test_releases_are_stacked_by_site_and_round() -> None:
+def test_views_are_stacked_by_source_and_round() -> None:
     found = [
-        (site, release(round, a=np.full(2, 10.0 * number + round)))
+        View(
+            source=site,
+            purpose=TRAINING,
+            round=round,
+            arrays={"a": np.full(2, 10.0 * number + round)},
+        )
         for round in range(3)
         for number, site in enumerate(("x", "y"))
     ]
-    found.append(("x", release(0, EVALUATION, a=np.zeros(5))))
+    found.append(View(source="x", purpose=EVALUATION, round=0, arrays={"a": np.zeros(5)}))
     assert stacked(found, TRAINING, "a")[:, :, 0].tolist() == [[0, 1, 2], [10, 11, 12]]
 
 
