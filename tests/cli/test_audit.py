@@ -12,7 +12,8 @@ from tests.cli.conftest import Run
 
 CHECKS = {
     "noise_std", "noise_independence", "noise_shape", "sensitivity", "malformed_units", "sampler",
-    "noise_grid", "steps_charged", "reads_in_mechanisms", "transcript", "splits_disjoint", "system_randomness",
+    "noise_grid",
+    "steps_charged", "reads_in_mechanisms", "transcript", "splits_disjoint", "system_randomness",
     "policy", "reservation", "ledger", "accounting", "gate",
 }  # fmt: skip
 ASKED = ["audit=quick", "privacy.epsilon=2", "run.dir=out", "report.html=false"]
