@@ -11,23 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import tempfile
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 from dp_risk.cli.audit.audit import examine
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.compose import settings
-from dp_risk.cli.frontier import scratch_folder
+from dp_risk.cli.scratch import scratch_place
 
 
 def audited(epsilon: float, overrides: list[str]) -> dict[str, Any]:
     """Audit one claim; return a row."""
     asked, started = settings([f"privacy.epsilon={epsilon}", *overrides]), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dp-risk-", dir=scratch_folder()) as folder:
-        found = examine(Scratch(settings=asked, folder=Path(folder)), lambda *_: None)
+    with scratch_place() as folder:
+        found = examine(Scratch(settings=asked, folder=folder), lambda *_: None)
     bounds = {
         name: result.epsilon_lower_bound
         for name, result in zip(("white_box", "one_run", "one_run_fdp"), found.results, strict=True)

@@ -92,7 +92,5 @@ def accounting(claims: Sequence[Claim]) -> Check:
     """Check that no claim is below what was spent under it."""
     found = [(claim, claim.recomputed) for claim in claims]
     low = [(c, own) for c, own in found if own > c.epsilon * (1 + _TOLERANCE)]
-    said = [
-        f"{claim.name} {claim.epsilon:.4g}, recomputed {own:.4g}" for claim, own in low or found
-    ]
+    said = [f"{c.name}: {c.epsilon:.4g}, recomputed {own:.4g}" for c, own in low or found]
     return Check(name="accounting", passed=bool(found) and not low, figure="; ".join(said))

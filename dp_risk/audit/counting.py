@@ -266,9 +266,7 @@ def sensitivity(changes: Sequence[Change]) -> Check:
     idle = [change for change in broken if change.moved < change.least]
     over = [change for change in broken if change not in idle]
     worst = max(over or idle or changes, key=lambda change: change.share)
-    figure = (
-        f"{worst.name} moved {worst.purpose} by {worst.share:.4g} of {worst.allowed:.4g} allowed"
-    )
+    figure = f"{worst.name} moved {worst.purpose} by {worst.moved:.4g}, allowed {worst.allowed:.4g}"
     if idle and not over:
         figure += f", at least {worst.least:.4g} expected: the probe does not reach the release"
     heavy = [
@@ -277,5 +275,5 @@ def sensitivity(changes: Sequence[Change]) -> Check:
         if change.raw_norm is not None and change.allowed > 0
     ]
     if heavy:
-        figure += f"; heaviest unit {max(heavy):.4g} times the allowed before clipping"
+        figure += f"; before clipping the heavy unit is {max(heavy):.4g} times the allowed"
     return Check(name=name, passed=not broken, figure=f"{figure}; {len(changes)} changes")

@@ -42,7 +42,7 @@ def every(checks: Sequence[Check]) -> Check:
     if not checks:
         raise ValueError("no checks")
     shown = next((check for check in checks if not check.passed), checks[0])
-    more = f" ({len(checks)} runs)" if shown.passed and len(checks) > 1 else ""
+    more = f"; {len(checks) - 1} more alike" if shown.passed and len(checks) > 1 else ""
     return dataclasses.replace(shown, figure=shown.figure + more)
 
 

@@ -168,4 +168,4 @@ def noise_independence(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> 
             )
         )
     draws = sum(group.draws for group in groups)
-    return verdict(name, tails, f"nothing repeats or correlates in {draws} draws", alpha=alpha)
+    return verdict(name, tails, f"nothing repeats or correlates in {draws:,} draws", alpha=alpha)

@@ -166,7 +166,7 @@ def noise_std(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
         name,
         tails,
         f"{ratio:.4f} of the planned std over {group.draws:,} draws of {group.name},"
-        f" allowed {low:.4f} to {high:.4f}; {len(ratios)} kinds of releases",
+        f" allowed {low:.4f} to {high:.4f}; {len(ratios)} kinds of values",
         alpha=alpha,
     )
     if not noiseless:
@@ -194,7 +194,7 @@ def noise_shape(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
     if (refusal := unusable(name, groups)) is not None:
         return refusal
     tails: list[Tail] = []
-    farthest, draws = 0.0, 0
+    gaps: list[tuple[int, float, str]] = []
     for group in groups:
         if not group.draws:
             continue
@@ -208,11 +208,10 @@ def noise_shape(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
         count = scores.size
         if count < ENOUGH:
             continue
-        draws += count
         expected = special.ndtr(scores)
         steps = np.arange(count + 1) / count
         gap = float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
-        farthest = max(farthest, gap)
+        gaps.append((count, gap, group.name))
         tails.append(
             Tail(
                 p_value=float(2 * np.exp(-2 * count * gap**2)),
@@ -238,7 +237,11 @@ def noise_shape(groups: Sequence[Residuals], *, alpha: float = ALPHA) -> Check:
         )
     if not tails:
         return verdict(name, [], f"fewer than {ENOUGH} draws in every group", alpha=alpha)
-    summary = f"largest distance {farthest:.4f} from the Gaussian law over {draws} draws"
+    count, gap, shown = max(gaps)
+    summary = (
+        f"{gap:.4f} from the Gaussian law over {count:,} draws of {shown}, allowed"
+        f" {np.sqrt(np.log(2 * len(tails) / alpha) / (2 * count)):.4f}; {len(gaps)} kinds of values"
+    )
     return verdict(name, tails, summary, alpha=alpha)
 
 

@@ -203,7 +203,7 @@ def sampler(batches: Sequence[Batches], sampling_rate: float, *, alpha: float = 
         if (wrong := _malformed(one, sampling_rate)) is not None:
             return Check(name=name, passed=False, figure=f"{one.site}: {wrong}")
     if sampling_rate == 1:
-        return Check(name=name, passed=True, figure=f"all units in each of {steps} steps")
+        return Check(name=name, passed=True, figure=f"rate 1: all units in each of {steps:,} steps")
     usable = [one for one in batches if one.steps and one.units]
     tails = [tail for one in usable for tail in _tails(one, sampling_rate)]
     tails += [_between(*pair, sampling_rate) for pair in itertools.combinations(usable, 2)]

@@ -56,7 +56,7 @@ def verdict(name: str, tails: Sequence[Tail], summary: str, *, alpha: float) -> 
         return Check(name=name, passed=True, figure=f"not tested: {summary}")
     worst = min(tails, key=lambda tail: np.nan_to_num(tail.p_value))
     p_value = min(1.0, float(np.nan_to_num(worst.p_value)) * len(tails))
-    allowed = f"p {p_value:.2g} over {len(tails)} tests, allowed {alpha:g}"
+    allowed = f"p {p_value:.2g} over {len(tails)} tests, at least {alpha:g} allowed"
     passed = p_value > alpha
     return Check(
         name=name, passed=passed, figure=f"{summary if passed else worst.figure}; {allowed}"

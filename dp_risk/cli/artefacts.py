@@ -269,7 +269,12 @@ def _heads(folder: Path, keys: Path | None) -> list[str]:
     """Check the signatures of the ledger heads that a run's record holds."""
     if not (folder / "run.json").exists():
         # An audit's ledgers were thrown away.
-        return []
+        audit = json.loads((folder / "audit.json").read_text())
+        failed = [check["name"] for check in audit["checks"] if not check["passed"]]
+        return [
+            f"the audit's verdict: claim {audit['verdict']}"
+            + (f" ({', '.join(failed)})" if failed else "")
+        ]
     record = json.loads((folder / "run.json").read_text())
     # Records of older runs hold no signatures.
     signed = [site for site in record.get("sites", ()) if "ledger_signature" in site]

@@ -99,7 +99,8 @@ def stages(title: str, *, as_json: bool) -> Iterator[Callable[[str, float], None
     title : str
         What is running.
     as_json : bool
-        One JSON line a report on standard error instead of a bar.
+        One JSON line a report on standard error instead of a bar; where that is no terminal, one
+        line a stage.
     """
     screen = Console(stderr=True, highlight=False)
     if as_json:
@@ -110,7 +111,14 @@ def stages(title: str, *, as_json: bool) -> Iterator[Callable[[str, float], None
 
         yield line
     elif not screen.is_terminal:
-        yield quiet
+        said: set[str] = set()
+
+        def once(name: str, done: float) -> None:  # noqa: ARG001
+            if name not in said:
+                said.add(name)
+                print(f"{title}: {name}", file=sys.stderr, flush=True)
+
+        yield once
     else:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
         with Progress(*columns, console=screen, transient=True) as bar:

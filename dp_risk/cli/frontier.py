@@ -7,11 +7,9 @@ import dataclasses
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from clients.site import Site
 from dp_risk.cli import artefacts, training
 from dp_risk.cli.compose import with_privacy
 from dp_risk.cli.display import console, progress, quiet, table
+from dp_risk.cli.scratch import scratch_place
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder, make_sites
 from dp_risk.data.coding import Coded, Coding
@@ -57,11 +56,11 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     shown: tuple[float, Path] | None = None
     show = console()
     with (
-        tempfile.TemporaryDirectory(prefix="dp-risk-", dir=scratch_folder()) as scratch,
+        scratch_place() as scratch,
         _background(settings) as pool,
     ):
         waiting = [
-            pool.apply_async(_baselines, (settings, seed, Path(scratch)))
+            pool.apply_async(_baselines, (settings, seed, scratch))
             for seed in (settings.frontier.seeds if settings.frontier.baselines else ())
         ]
         for number, (trust, epsilon, seed) in enumerate(_points(settings)):
@@ -69,7 +68,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
             name += f", {trust}" if len(settings.frontier.trusts) > 1 else ""
             one = _point(settings, trust, epsilon, seed)
             with progress(name, as_json=as_json) as step:
-                record, place = _train(one, Path(scratch), number, step)
+                record, place = _train(one, scratch, number, step)
             utility = record["utility"]
             points.append(
                 {
@@ -93,7 +92,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
                 if shown is None or distance <= shown[0]:
                     shown = (distance, place)
         if shown is None:
-            shown = (0.0, Path(scratch) / "run-0")
+            shown = (0.0, scratch / "run-0")
         for job in waiting:
             if not job.ready() and not as_json:
                 show.print("waiting for the baselines")
@@ -128,16 +127,6 @@ def _quiet() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
-
-
-def scratch_folder() -> str | None:
-    """Return memory-backed storage where there is room: these ledgers are thrown away."""
-    memory = Path("/dev/shm")
-    try:
-        roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
-    except OSError:
-        return None
-    return str(memory) if roomy else None
 
 
 def _points(settings: Settings) -> Iterator[tuple[str, float | None, int]]:

@@ -67,11 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"dp-risk: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(
-            "dp-risk: interrupted; charges are kept and rounds that never ran are given back; run "
-            "the same command to start anew with what is left",
-            file=sys.stderr,
-        )
+        print(f"dp-risk: interrupted; {_kept(getattr(options, 'verb', ''))}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         return 0
@@ -87,6 +83,16 @@ def run(arguments: Sequence[str]) -> int:
         print(f"dp-risk: internal error: {type(error).__name__} (-v shows more)", file=sys.stderr)
         return 1
     return 0
+
+
+def _kept(verb: str) -> str:
+    """Say what an interrupted command leaves behind."""
+    if verb in ("audit", "frontier"):
+        return "its sites were simulated: no ledger of yours was charged, and nothing was written"
+    return (
+        "charges are kept and rounds that never ran are given back; run the same command to start "
+        "anew with what is left"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -204,11 +204,11 @@ def tradeoff(report: Facts) -> str:
     )
     note = (
         "A test that tells from the releases whether a unit took part makes two kinds of errors. "
-        "The claim says that none gets below the claimed curve. A dashed line is the lower "
-        "confidence limit of the measured curve."
+        "The claim says that none gets below the claimed curve. The dashed line is the upper "
+        "95 % limit of the measured curve, point by point."
     )
-    names = ("false_positive", "claimed", "measured", "low")
-    head = ("False positives", "Claimed", "Measured", "Measured, lower limit")
+    names = ("false_positive", "claimed", "measured", "high")
+    head = ("False positives", "Claimed", "Measured", "Measured, at most (95 %)")
     body: list[list[Cell]] = [[point[name] for name in names] for point in points]
     return section(
         "tradeoff",

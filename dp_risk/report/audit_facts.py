@@ -185,7 +185,7 @@ def _observations(facts: Facts) -> dict[str, Any] | None:
 def _tradeoff(facts: Facts) -> list[dict[str, float | None]]:
     """Points in order of the false positive rate; every curve as long as that of the rates."""
     rates = _list(facts.get("false_positive"))
-    curves = {name: _list(facts.get(name)) for name in ("claimed", "measured", "low")}
+    curves = {name: _list(facts.get(name)) for name in ("claimed", "measured", "high")}
     points = [
         {
             "false_positive": _number(rate),

@@ -141,9 +141,9 @@ def tradeoff(points: Sequence[Facts], *, width: float, cls: str) -> str:
     x = svg.Scale(low=0.0, high=1.0, start=left, end=right)
     y = svg.Scale(low=0.0, high=1.0, start=bottom, end=top)
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name in ("claimed", "measured", "low"):
+    for name in ("claimed", "measured", "high"):
         line = [(p["false_positive"], p[name]) for p in points if p.get(name) is not None]
-        if line and name != "low":
+        if line and name != "high":
             # Tests that never or always say "inside" reach the two corners whatever the trainer.
             line = [(0.0, 1.0), *line, (1.0, 0.0)]
         lines[name] = [(x(a), y(b)) for a, b in line]
@@ -158,7 +158,7 @@ def tradeoff(points: Sequence[Facts], *, width: float, cls: str) -> str:
         region = [(x(0.0), y(0.0)), *lines["claimed"]]
         body.append(svg.path(region, "falsifies", close=True))
         body.append(svg.path(lines["claimed"], "curve c1"))
-    body.append(svg.path(lines["low"], "curve thin dashed c0"))
+    body.append(svg.path(lines["high"], "curve thin dashed c0"))
     body.append(svg.path(lines["measured"], "curve c0"))
     return svg.picture(
         side, side, "Trade-off of a test's errors: claimed against measured", "".join(body), cls

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +15,7 @@ from dp_risk.audit.findings import Findings
 from dp_risk.cli.audit.audit import examine
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.compose import settings
-from dp_risk.cli.frontier import scratch_folder
+from dp_risk.cli.scratch import scratch_place
 from tests import federation
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -73,8 +71,7 @@ class Defect:
 def audited(overrides: Sequence[str], *, data: Data = records) -> Findings:
     """Audit a tiny public data set in this process, with the quick profile."""
     table, schema = data()
-    with tempfile.TemporaryDirectory(dir=scratch_folder()) as name:
-        folder = Path(name)
+    with scratch_place() as folder:
         pq.write_table(table, folder / "tiny.parquet")
         (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(schema))
         tiny = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planted import data, evaluator, ledger, site, sums, trainer
+from tests.planted import corners, data, evaluator, ledger, site, sums, trainer
 from tests.planted.defects import Defect, audited
 
 DEFECTS = (
@@ -14,6 +14,7 @@ DEFECTS = (
     *evaluator.DEFECTS,
     *ledger.DEFECTS,
     *sums.DEFECTS,
+    *corners.DEFECTS,
 )
 
 

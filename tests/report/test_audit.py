@@ -52,7 +52,7 @@ EVIDENCE: Facts = {
         "false_positive": [0.01, 0.1, 0.5],
         "claimed": [0.97, 0.73, 0.18],
         "measured": [0.985, 0.87, 0.46],
-        "low": [0.98, 0.86, 0.45],
+        "high": [0.98, 0.86, 0.45],
     },
     "sensitivity": [
         {"unit": "heavy", "purpose": "training", "moved": 0.999, "allowed": 1.01},

@@ -21,7 +21,7 @@ from dp_risk.audit.findings import Check
 from dp_risk.cli.audit.bench import REFUSAL, Bench
 from dp_risk.cli.audit.edits import EDITS
 from dp_risk.cli.audit.scratch import starting_weights
-from dp_risk.cli.audit.twins import Twins
+from dp_risk.cli.audit.twins import Twins, comparable
 from dp_risk.privacy.accounting import calibrate
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, TUNING, Plan
@@ -138,7 +138,7 @@ def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
 
 def reservation(twins: Twins, plan: Plan) -> Check:
     """Check that nothing leaves but what was reserved, once, and never above the lifetime."""
-    wrong = [*_rounds(twins, plan), *_lifetime(twins, plan)]
+    wrong = [*_rounds(twins, plan), *_tightened(twins, plan), *_lifetime(twins, plan)]
     if plan.trust == Trust.DISTRIBUTED:
         wrong += [*_strangers(twins, plan), *_others(twins, plan)]
     return Check(
@@ -199,6 +199,20 @@ def _rounds(twins: Twins, plan: Plan) -> Iterator[str]:
         yield "a round was answered after the end of its run"
     if victim.enrol(run=own.run):
         yield "a run id was used twice"
+
+
+def _tightened(twins: Twins, plan: Plan) -> Iterator[str]:
+    """Yield what a site answered after its owner asked for more noise than the plan has."""
+    victim = Victim.of(twins, plan, "tightened")
+    own, folder = victim.plan, victim.bench.folder(victim.node)
+    victim.bench.begin(own)
+    rules = Policy.load(folder / POLICY)
+    changed = dataclasses.replace(rules, min_noise_multiplier=2 * own.noise_multiplier)
+    changed.save(folder / POLICY)
+    again = Bench(twins.settings, [folder])
+    victim = dataclasses.replace(victim, bench=again, node=again.nodes[0])
+    if not wire.is_refusal(victim.train(own, 0)):
+        yield "a round was answered that the policy does not allow any more"
 
 
 def _answered(ask: Callable[..., RecordDict], *args: Any, **more: Any) -> bool:
@@ -272,13 +286,13 @@ def _strangers(twins: Twins, plan: Plan) -> Iterator[str]:
 def ledger(twins: Twins, plan: Plan) -> Check:
     """Check that a ledger holds after two runs, and that edits of a copy of it are noticed."""
     victim = Victim.of(twins, plan, "ledger")
-    bench = victim.bench
+    bench, cheap = victim.bench, comparable(victim.bench, twins, victim.plan)
     folder = bench.folder(victim.node)
     older = folder.with_name("older.sqlite")
     for run in ("first", "second"):
-        own = dataclasses.replace(victim.plan, run=run)
-        bench.begin(own)
-        victim.train(own, 0)
+        own = dataclasses.replace(cheap, run=run)
+        if not bench.begin(own) or wire.RECEIPT not in victim.train(own, 0):
+            return Check(name="ledger", passed=False, figure="an honest run was refused")
         bench.end(own.run)
         if run == "first":
             shutil.copy2(folder / LEDGER, older)

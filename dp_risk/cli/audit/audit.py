@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from dp_risk.cli.audit import attacks, canaries, observed
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.audit.twins import WELL_FORMED, Twins, changes, repeated, transcripts
 from dp_risk.cli.display import console, stages, table
-from dp_risk.cli.frontier import scratch_folder
+from dp_risk.cli.scratch import scratch_place
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder
 from dp_risk.privacy.plan import Plan
@@ -74,11 +73,8 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     """
     check(settings)
     torch.set_num_threads(1)
-    with (
-        tempfile.TemporaryDirectory(prefix="dp-risk-", dir=scratch_folder()) as scratch,
-        stages("audit", as_json=as_json) as progress,
-    ):
-        findings = examine(Scratch(settings=settings, folder=Path(scratch)), progress)
+    with scratch_place() as scratch, stages("audit", as_json=as_json) as progress:
+        findings = examine(Scratch(settings=settings, folder=scratch), progress)
     (folder / "config.yaml").write_text(settings.yaml)
     (folder / "audit.json").write_text(json.dumps(findings.to_dict(), indent=2) + "\n")
     artefacts.write_audit_report(folder, html=settings.report.html)
@@ -98,13 +94,14 @@ def check(settings: Settings) -> None:
     ConfigurationError
         If nothing is claimed.
     """
-    if settings.asked.trust == Trust.NONE:
+    if settings.privacy_values["trust"] == Trust.NONE:
         raise ConfigurationError("privacy.trust: a run without noise claims nothing to audit")
     if not settings.data.public:
         raise Refused(
             "audit: refused: an audit reads rows without a charge, so it runs only where every "
             "site's policy declares its data public (data.public=true)"
         )
+    _ = settings.asked
     federation_folder(settings)
 
 
@@ -179,7 +176,7 @@ def _encoding(seen: observed.Observed, noise: Sequence[Residuals]) -> Check:
     """Check how releases are written: on their grid, or as whole numbers under a mask."""
     if seen.plan.trust == Trust.DISTRIBUTED:
         return masks(seen.bench.opponent.masked)
-    return noise_grid(noise)
+    return noise_grid([seen.whole, *noise])
 
 
 def _view(plan: Plan) -> str:
@@ -227,4 +224,10 @@ def _show(findings: Findings, folder: Path) -> None:
     head = ["bound", "canaries", "observations", "epsilon at least", "ceiling", "guarantee"]
     screen.print()
     screen.print(table(f"Claimed: epsilon {findings.claimed_epsilon:g}", head, bounds))
+    made = findings.evidence["canaries"]
+    if made["inside"] < made["wanted"]:
+        screen.print(
+            f"\n{made['inside']:,} of {made['wanted']:,} observations were made before the time "
+            "was over: the bounds are weaker than planned (audit.seconds)"
+        )
     screen.print(f"\nclaim {findings.verdict}; report: {folder / 'report.html'}")

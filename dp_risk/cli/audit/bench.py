@@ -153,7 +153,7 @@ class Bench:
             run_config={"job": job.to_json()},
         )  # fmt: skip
         try:
-            with self.spy.counting():
+            with self.spy.listening():
                 make_server(self)(self.grid, context)
         except FederationError:
             if not self._transcript:

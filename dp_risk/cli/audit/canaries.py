@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from dp_risk.audit.bounds import gaussian_epsilon, white_box
+from dp_risk.audit.bounds import clopper_pearson, gaussian_epsilon, white_box
 from dp_risk.audit.findings import Check, Result
 from dp_risk.audit.noise import Residuals
 from dp_risk.audit.one_run import one_run_results
@@ -228,6 +228,10 @@ def evidence(found: Canaries, plan: Plan) -> dict[str, Any]:
     levels = np.linspace(0.01, 0.99, _CURVE)
     thresholds = np.quantile(scores[~present], 1 - levels)
     missed = np.array([(scores[present] <= t).mean() for t in thresholds])
+    high = [
+        clopper_pearson(int((scores[present] <= t).sum()), int(present.sum()), 0.05)
+        for t in thresholds
+    ]
     epsilon, delta = float(plan.epsilon or 0.0), plan.delta
     claimed = np.maximum(1 - delta - math.exp(epsilon) * levels, 0)
     claimed = np.maximum(claimed, math.exp(-epsilon) * (1 - delta - levels))
@@ -253,5 +257,6 @@ def evidence(found: Canaries, plan: Plan) -> dict[str, Any]:
             "false_positive": levels.tolist(),
             "claimed": claimed.tolist(),
             "measured": missed.tolist(),
+            "high": high,
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +27,20 @@ from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
 from dp_risk.types import RandomnessKind, Split
 
 _CODES = 128
-_FRESH_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One federated run as it was configured, and what was seen of it."""
+    """One federated run as it was configured, and what was seen of it.
+
+    `noise` is what was released of reserved codes, `whole` all that was released of training.
+    """
 
     bench: Bench
     plan: Plan
     record: dict[str, Any]
     noise: Residuals
+    whole: Residuals
 
     @property
     def watches(self) -> dict[str, Watch]:
@@ -78,7 +82,14 @@ def observe(scratch: Scratch, asked: Audit) -> Observed:
         std=std,
         step=step,
     )
-    return Observed(bench=bench, plan=plan, record=record, noise=noise)
+    names = next(v.arrays for v in bench.opponent.views if v.purpose == TRAINING)
+    every = [stacked(bench.opponent.views, TRAINING, name) for name in names]
+    whole = dataclasses.replace(
+        noise,
+        name="all of training",
+        values=np.concatenate([a.reshape(*a.shape[:2], -1) for a in every], axis=2),
+    )
+    return Observed(bench=bench, plan=plan, record=record, noise=noise, whole=whole)
 
 
 def batches(observed: Observed) -> list[Batches]:
@@ -174,16 +185,23 @@ def _beyond(paid: Paid) -> int:
 
 
 def system_randomness(benches: Sequence[Bench]) -> Check:
-    """Check that every paid round drew a key of its own from the operating system."""
+    """Check that every paid round drew a key of its own from the operating system, and used it."""
     rounds = [
         paid for bench in benches for watch in bench.spy.watches.values() for paid in watch.rounds
     ]
-    dry = [paid for paid in rounds if paid.fresh_bytes < _FRESH_BYTES]
     seeded = [b for b in benches if b.plan and b.plan.randomness == RandomnessKind.SEEDED]
-    figure = f"{len(dry)} of {len(rounds)} paid rounds drew fewer than 256 fresh random bits"
-    if seeded:
-        figure = "the run asks for noise that can be repeated"
-    passed = bool(rounds) and not dry and not seeded
+    # Masks have keys that two sites derive alike; those of noise are drawn.
+    used = [key for paid in rounds for key in paid.keys if key in paid.drawn]
+    wrong = {
+        "paid rounds without 256 fresh bits for their noise": sum(
+            not any(key in paid.drawn for key in paid.keys) for paid in rounds
+        ),
+        "keys used twice": len(used) - len(set(used)),
+        "runs that ask for noise that can be repeated": len(seeded),
+    }
+    figure = f"{len(rounds)} paid rounds, {len(used)} keys; "
+    figure += ", ".join(f"{count} {what}" for what, count in wrong.items() if count) or "all fresh"
+    passed = bool(rounds) and not any(wrong.values())
     return Check(name="system_randomness", passed=passed, figure=figure)
 
 
@@ -224,15 +242,22 @@ def claims(observed: Observed) -> list[Claim]:
                 steps=steps * plan.max_sites_per_unit,
             )
             by_split.setdefault(line.split, []).append(spent)
+    ledger = Ledger.open(observed.bench.folder(observed.bench.nodes[0]) / LEDGER)
     for split, parts in by_split.items():
-        asked: dict[str, Any] = {"delta": plan.delta, "spent": parts}
-        found.append(Claim(name=f"the plan ({split})", epsilon=float(plan.epsilon or 0), **asked))
-        said = min(float(record["epsilon_spent"]), float(record["epsilon_by_split"][split]))
-        found.append(Claim(name=f"run.json ({split})", epsilon=said, **asked))
-        ledger = Ledger.open(observed.bench.folder(observed.bench.nodes[0]) / LEDGER)
-        balance, order = ledger.state.balances[Split(split)], ledger.filter.order
-        ledger.close_file()
-        found.append(
-            Claim(name=f"the filter ({split})", epsilon=balance.spent_epsilon, order=order, **asked)
-        )
+        stated = {
+            "plan of the run": (float(plan.epsilon or 0), None),
+            "run.json": (
+                min(float(record["epsilon_spent"]), float(record["epsilon_by_split"][split])),
+                None,
+            ),
+            "lifetime by the filter": (
+                ledger.state.balances[Split(split)].spent_epsilon,
+                ledger.filter.order,
+            ),
+        }
+        found += [
+            Claim(name=f"{who}, {split}", epsilon=said, order=order, delta=plan.delta, spent=parts)
+            for who, (said, order) in stated.items()
+        ]
+    ledger.close_file()
     return found

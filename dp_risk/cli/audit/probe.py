@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clients.site import founders
 from dp_risk.cli.audit.bench import Bench, stacked
-from dp_risk.cli.audit.reserved import Reserved, plant, units_of
+from dp_risk.cli.audit.reserved import Reserved, plant, side, table_of, units_of
 from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
 from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import ConfigurationError, Split
@@ -88,17 +88,21 @@ def probe(scratch: Scratch, plan: Plan, *, codes: int, rows: int, number: int) -
         spare_rounds=plan.spares,
     )
     site = folders[0]
-    words = reserved.words(reserved.codes)
-    coins = np.random.default_rng().random(codes) < 0.5
-    chosen = [word for word, coin in zip(words.values(), coins, strict=True) if coin]
-    plant(site, reserved, {word: reserved.labels[i % 2] for i, word in enumerate(chosen)})
+    words = list(reserved.words(reserved.codes).values())
+    labelled = {word: reserved.labels[number % 2] for number, word in enumerate(words)}
+    # A unit that would be held out never trains, so no coin is thrown for it.
+    thrown = np.flatnonzero(
+        ~side(site, reserved, reserved.rows(table_of(site), labelled, records=1))
+    )
+    heads = thrown[np.random.default_rng().random(len(thrown)) < 0.5]
+    plant(site, reserved, {words[i]: labelled[words[i]] for i in heads})
     module = scratch.module(reserved)
     start = starting_weights(module, reserved)
     bench = Bench(settings, folders)
     bench.run(
         scratch.folder / name / "run", start=start, frozen=True, sampling_rate=plan.sampling_rate
     )
-    seen = _observe(bench, site, reserved, module, start)
+    seen = _observe(bench, site, reserved, thrown, module, start)
     shutil.rmtree(scratch.folder / name)
     return seen
 
@@ -107,6 +111,7 @@ def _observe(
     bench: Bench,
     site: Path,
     reserved: Reserved,
+    thrown: NDArray[np.int64],
     module: Any,
     start: Mapping[str, NDArray[Any]],
 ) -> Seen:
@@ -115,13 +120,9 @@ def _observe(
     weights = embedding(module, reserved)
     released = stacked(bench.opponent.views, TRAINING, weights)[0][:, reserved.codes.start :]
     shard = founders(site)[1]
-    held = {int(c) for c in units_of(shard, reserved, Split.HOLDOUT)}
     units = units_of(shard, reserved, Split.TRAIN)
-    # A unit of the holdout is at the site and not in training: no coin of ours.
-    codes = np.array([code for code in reserved.codes if code not in held])
-    present = np.array([code in units for code in codes])
-    labels = np.zeros(len(codes))
-    labels[present] = shard.units(Split.TRAIN, None).rows()[1].labels[_rows(shard, units, codes)]
+    codes = reserved.codes.start + thrown
+    present = np.array([int(code) in units for code in codes])
     directions = gradients(module, start, reserved, weights)
     if not all(norm > 0 for _, norm in directions.values()):
         raise ConfigurationError(
@@ -129,8 +130,7 @@ def _observe(
         )
     clipped = {label: v * min(1.0, plan.clip_norm / n) for label, (v, n) in directions.items()}
     share = min(float(np.linalg.norm(v)) for v in clipped.values()) / plan.clip_norm
-    # An absent canary is looked for in the direction of either label alike.
-    signal = np.array([clipped[int(label)] for label in labels])
+    signal = np.array([clipped[number % 2] for number in thrown])
     seen = released[:, codes - reserved.codes.start]
     values = np.einsum("tcw,cw->tc", seen, signal) / np.square(signal).sum(1)
     included = np.zeros(values.shape, dtype=np.bool_)
@@ -148,13 +148,6 @@ def _observe(
         share=share,
         plan=plan,
     )
-
-
-def _rows(shard: Any, units: Mapping[int, int], codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a row of the unit of each code that has one."""
-    unit, _ = shard.units(Split.TRAIN, None).rows()
-    first = np.searchsorted(unit, np.arange(unit.max(initial=-1) + 1))
-    return np.array([first[units[int(code)]] for code in codes if int(code) in units], np.int64)
 
 
 def gradients(

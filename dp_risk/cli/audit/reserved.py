@@ -26,7 +26,7 @@ from dp_risk.data.source import read_table
 from dp_risk.data.split import holdout_mask
 from dp_risk.types import Split, Unit
 
-COLUMN = "reserved for the audit"
+_COLUMN = "reserved for the audit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,22 @@ class Reserved:
     ----------
     schema : Schema
         The configured schema, with the column as its last feature.
+    column : str
+        Its name.
     """
 
     schema: Schema
+    column: str
 
     @classmethod
-    def of(cls, schema: Schema, *, codes: int, slots: int) -> Reserved:
-        """Extend a schema by a column of so many codes and slots."""
-        column = Text(buckets=codes, ngram_low=1, ngram_high=1, max_ngrams=slots)
-        return cls(schema=dataclasses.replace(schema, features={**schema.features, COLUMN: column}))
+    def of(cls, schema: Schema, *, codes: int, slots: int, taken: Iterable[str] = ()) -> Reserved:
+        """Extend a schema by a column of so many codes and slots, under a free name."""
+        column = _COLUMN
+        while column in {*taken, *schema.features}:
+            column += "'"
+        text = Text(buckets=codes, ngram_low=1, ngram_high=1, max_ngrams=slots)
+        features = {**schema.features, column: text}
+        return cls(schema=dataclasses.replace(schema, features=features), column=column)
 
     @cached_property
     def coding(self) -> Coding:
@@ -55,7 +62,7 @@ class Reserved:
     @property
     def codes(self) -> range:
         """The reserved codes."""
-        return self.coding.feature_codes(COLUMN)
+        return self.coding.feature_codes(self.column)
 
     def configured(self, settings: Settings, folder: Path, rows: pa.Table) -> Settings:
         """Return settings whose data are these rows with an empty reserved column.
@@ -71,7 +78,7 @@ class Reserved:
         """
         folder.mkdir(parents=True, exist_ok=True)
         empty = pa.nulls(rows.num_rows, pa.string())
-        pq.write_table(rows.append_column(COLUMN, empty), folder / "rows.parquet")
+        pq.write_table(rows.append_column(self.column, empty), folder / "rows.parquet")
         (folder / "schema.yaml").write_text(yaml.safe_dump(self.schema.to_dict(), sort_keys=False))
         data = dataclasses.replace(
             settings.data,
@@ -121,7 +128,7 @@ class Reserved:
         columns = {}
         for name in table.column_names:
             kind = table.schema.field(name).type
-            if name == COLUMN:
+            if name == self.column:
                 values: Any = [word for word, _ in repeated]
             elif name == self.schema.label.column:
                 values = [label for _, label in repeated]
@@ -178,7 +185,12 @@ def side(folder: Path, reserved: Reserved, rows: pa.Table) -> NDArray[np.bool_]:
 
 
 def plant(
-    folder: Path, reserved: Reserved, words: Mapping[str, str], *, records: int = 1
+    folder: Path,
+    reserved: Reserved,
+    words: Mapping[str, str],
+    *,
+    records: int = 1,
+    mixed: bool = False,
 ) -> list[str]:
     """Add units to a scratch site before it is opened; return the words of those in training.
 
@@ -195,11 +207,19 @@ def plant(
         The label of each unit, by its word.
     records : int
         Rows of a unit.
+    mixed : bool
+        Give every second row of a unit the other label.
     """
     table = table_of(folder)
     rows = reserved.rows(table, words, records=1)
     held = side(folder, reserved, rows)
     more = reserved.rows(table, words, records=records)
+    if mixed and records > 1:
+        negative, positive = reserved.labels
+        other = {w: positive if label == negative else negative for w, label in words.items()}
+        turned = reserved.rows(table, other, records=records)
+        odd = np.arange(more.num_rows) % 2 == 1
+        more = pa.concat_tables([more.filter(pa.array(~odd)), turned.filter(pa.array(odd))])
     replace_rows(folder, pa.concat_tables([table, more]))
     fill(coded_folder(folder), reserved)
     return [word for word, out in zip(words, held, strict=True) if not out]

@@ -17,7 +17,7 @@ from dp_risk.cli.audit.reserved import Reserved
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.data.partition import Iid
-from dp_risk.data.source import read_table
+from dp_risk.data.source import column_names, read_table
 from dp_risk.privacy.dpsgd import MAX_WEIGHT
 from dp_risk.types import Trust
 
@@ -53,8 +53,9 @@ class Scratch:
 
     def reserved(self, *, codes: int, slots: int) -> Reserved:
         """Return the configured schema with a reserved column."""
-        schema = self.settings.data.load_schema()
-        return Reserved.of(schema, codes=codes, slots=slots)
+        data = self.settings.data
+        taken = column_names(data.file)
+        return Reserved.of(data.load_schema(), codes=codes, slots=slots, taken=taken)
 
     def sites(
         self,

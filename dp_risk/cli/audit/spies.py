@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clients.shard import Shard, TrainingUnits
 from clients.site import Site
 from dp_risk.data.coding import Coded
+from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.units import Batch
 from dp_risk.types import Split
 
@@ -38,8 +39,10 @@ class Paid:
         Account that it charges.
     steps_charged : int
         Steps that it charges.
-    fresh_bytes : int
-        Bytes that the operating system's generator gave meanwhile.
+    drawn : set of bytes
+        What the operating system's generator gave meanwhile.
+    keys : list of bytes
+        Keys of the random streams that began meanwhile.
     steps : list of ndarray of int64
         Units of each batch, in the order of the steps.
     beyond : int
@@ -54,7 +57,8 @@ class Paid:
     charge: int | None
     split: str | None
     steps_charged: int
-    fresh_bytes: int = 0
+    drawn: set[bytes] = field(default_factory=set)
+    keys: list[bytes] = field(default_factory=list)
     steps: list[NDArray[np.int64]] = field(default_factory=list)
     beyond: int = 0
     whole: int = 0
@@ -219,18 +223,30 @@ class Spy:
         return dataclasses.replace(site, shard=WatchedShard(**fields, watch=watch))
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the operating system's random bytes, by the round that asked for them."""
-        draw = os.urandom
+    def listening(self) -> Iterator[None]:
+        """Note the operating system's random bytes and the streams that begin, by round."""
+        draw, begin = os.urandom, Randomness.__init__
 
-        def counted(size: int, /) -> bytes:
+        def now() -> list[Paid]:
             watches = self.watches.values()
             paid = [watch.current for watch in watches if watch.current is not None]
-            for one in paid or [watch.early for watch in watches]:
-                one.fresh_bytes += size
-            return draw(size)
+            return paid or [watch.early for watch in watches]
 
-        with mock.patch.object(os, "urandom", counted):
+        def drawn(size: int, /) -> bytes:
+            found = draw(size)
+            for one in now():
+                one.drawn.add(found)
+            return found
+
+        def begun(stream: Randomness, key: bytes) -> None:
+            for one in now():
+                one.keys.append(bytes(key))
+            begin(stream, key)
+
+        with (
+            mock.patch.object(os, "urandom", drawn),
+            mock.patch.object(Randomness, "__init__", begun),
+        ):
             yield
 
 
@@ -247,7 +263,8 @@ def _pay(site: Site, watch: Watch, pay: Any, **asked: Any) -> Any:
             charge=last.sequence if charged else None,
             split=str(body["split"]) if charged else None,
             steps_charged=int(body["event"]["count"]) if charged else 0,
-            fresh_bytes=watch.early.fresh_bytes,
+            drawn=watch.early.drawn,
+            keys=watch.early.keys,
             steps=watch.early.steps,
         )
         watch.early = _nothing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,6 @@ from dp_risk.audit.noise import Residuals, planned_std
 from dp_risk.cli.audit.bench import Bench
 from dp_risk.cli.audit.probe import gradients
 from dp_risk.cli.audit.reserved import (
-    COLUMN,
     Reserved,
     coded_folder,
     plant,
@@ -47,7 +47,8 @@ UNITS = (*WELL_FORMED, NOT_A_NUMBER, UNREADABLE, HUGE)
 _HUGE = 1e30
 _ROWS, _CODES, _ROUNDS = 24, 16, 3
 _MOST_SLOTS = 4096
-_NOISE = 20.0
+# Of releases that are compared: many of them fit into any budget.
+_NOISE = 40.0
 _EDGES = [-1.0, 0.0, 1.0]
 # Rounding to the grid costs at most this, and the noise is scaled up for it.
 _ROUNDING = 1.011
@@ -108,24 +109,32 @@ class Twins:
         sites = sorted(path.parent for path in copy.glob(f"*/{POLICY}"))
         if unit is None:
             return sites
-        site, words = sites[0], self._words(sites[0])
-        records = 1
-        if self.settings.privacy_values["unit"] == Unit.ACCOUNT:
-            records = 4 * int(self.settings.privacy_values["max_records_per_account"])
+        site = sites[0]
+        trained, held = self._words(site)
         label = self.reserved.labels[1]
-        plant(site, self.reserved, dict.fromkeys(words, label), records=records)
+        plant(site, self.reserved, {trained: label}, records=self.records)
+        if held is not None:
+            # The records of one account may fall into several cells.
+            plant(site, self.reserved, {held: label}, records=self.records, mixed=True)
         if unit != HEAVY:
             _spoil(coded_folder(site), self.reserved, unit)
         return sites
 
-    def _words(self, site: Path) -> list[str]:
-        """Return a word whose unit is trained on and one whose unit is held out."""
+    @property
+    def records(self) -> int:
+        """Records of an added unit: more than may take part, where it is an account."""
+        if self.settings.privacy_values["unit"] == Unit.RECORD:
+            return 1
+        return 4 * int(self.settings.privacy_values["max_records_per_account"])
+
+    def _words(self, site: Path) -> tuple[str, str | None]:
+        """Return a word whose unit is trained on, and one whose unit is held out if any is."""
         words = list(self.reserved.words(self.reserved.codes).values())
         label = self.reserved.labels[1]
         rows = self.reserved.rows(table_of(site), dict.fromkeys(words, label), records=1)
         held = side(site, self.reserved, rows)
-        chosen = [words[int(np.flatnonzero(~held)[0])]]
-        return chosen + [words[int(i)] for i in np.flatnonzero(held)[:1]]
+        out = np.flatnonzero(held)
+        return words[int(np.flatnonzero(~held)[0])], words[int(out[0])] if len(out) else None
 
 
 def _spoil(coded: Path, reserved: Reserved, unit: str) -> None:
@@ -179,8 +188,14 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
                     np.sqrt(sum(np.square(after[k] - before[k]).sum() for k in before))
                 )
             heavy = unit == HEAVY
-            norm = norms[round % len(asked)] if purpose == TRAINING else 1.0
-            least = 0.98 * min(bound, norm) - (_ROUNDING - 1) * bound
+            least = bound
+            if purpose == TRAINING:
+                norm = norms[round % len(asked)]
+                least = min(plan.clip_norm, norm) * plan.steps_per_round
+            elif purpose == EVALUATION and twins.records > 1:
+                # Its records fall into two cells.
+                least = bound / math.sqrt(2)
+            least = 0.98 * least - (_ROUNDING - 1) * bound
             yield Change(
                 name=unit,
                 purpose=purpose,
@@ -217,9 +232,12 @@ def everything(bench: Bench, plan: Plan, weights: Sequence[Weights]) -> Releases
     asked: list[tuple[str, int, Any, dict[str, Any]]] = [
         (COUNTS, 0, None, {}),
         *((TRAINING, round, weights[round % len(weights)], {}) for round in range(plan.rounds)),
-        (SCORE_BINS, 0, weights[0], {}),
-        (EVALUATION, 0, weights[0], {"edges": _EDGES}),
     ]
+    if bench.settings.data.holdout:
+        asked += [
+            (SCORE_BINS, 0, weights[0], {}),
+            (EVALUATION, 0, weights[0], {"edges": _EDGES}),
+        ]
     for purpose, round, at, more in asked:
         seen = bench.view(plan, purpose, round, at, **more)
         if seen is not None:
@@ -230,7 +248,8 @@ def everything(bench: Bench, plan: Plan, weights: Sequence[Weights]) -> Releases
 def comparable(bench: Bench, twins: Twins, configured: Plan, **changes: Any) -> Plan:
     """Return the configured plan for twins: every purpose, and all units in each step.
 
-    The noise is cheap enough for any budget, and is what it says.
+    The noise is cheap enough for any budget, and is what it says. The weights stay where they are
+    between the steps of a round, so that each step moves a sum by at most a clip norm.
     """
     said = bench.statement(bench.nodes[0])
     module = twins.scratch.module(twins.reserved)
@@ -239,17 +258,16 @@ def comparable(bench: Bench, twins: Twins, configured: Plan, **changes: Any) -> 
         schema=said["schema"],
         dimension=sum(p.numel() for p in module.parameters() if p.requires_grad),
         noise_multiplier=_NOISE,
-        sampling_rate=1.0,
         rounds=_ROUNDS,
         spares=0,
-        steps_per_round=1,
+        local_rate=0.0,
         counts_noise=_NOISE,
         score_bins_noise=_NOISE,
         evaluation_noise=_NOISE,
         stable_ids=said["stable_ids"],
         min_sites=len(bench.nodes),
         participants=bench.participants(),
-        **changes,
+        **{"sampling_rate": 1.0, **changes},
     )
     return dataclasses.replace(plan, epsilon=1.001 * plan.cost)
 
@@ -307,7 +325,7 @@ def _edited(twins: Twins) -> list[Path]:
     sites = twins.copies("spied-edited")
     table = table_of(sites[0])
     more = twins.scratch.rows(_ROWS + 7, seed=1)
-    more = more.append_column(COLUMN, pa.nulls(more.num_rows, pa.string()))
+    more = more.append_column(twins.reserved.column, pa.nulls(more.num_rows, pa.string()))
     order = np.arange(table.num_rows)[::-1]
     mixed = [table.take(order), more.cast(table.schema)]
     replace_rows(sites[0], pa.concat_tables(mixed))
@@ -315,7 +333,10 @@ def _edited(twins: Twins) -> list[Path]:
 
 
 def repeated(twins: Twins, plan: Plan, *, repeats: int) -> list[Residuals]:
-    """Return the noise of every kind of release, in all coordinates: equal runs differ in it only.
+    """Return the noise of every kind of release, in all coordinates.
+
+    Equal runs differ in it only; and where no site has a row it is all that there is, at any
+    sampling rate.
 
     Parameters
     ----------
@@ -326,27 +347,45 @@ def repeated(twins: Twins, plan: Plan, *, repeats: int) -> list[Residuals]:
     repeats : int
         Runs, at least 2.
     """
-    bench = Bench(twins.settings, twins.copies("repeated"))
+    empty = twins.copies("empty")
+    for site in empty:
+        replace_rows(site, table_of(site).slice(0, 0))
+    sampled = {"sampling_rate": plan.sampling_rate}
+    alone = _noise(twins, plan, empty, repeats=repeats, centred=False, **sampled)
+    return [*_noise(twins, plan, twins.copies("repeated"), repeats=repeats), *alone]
+
+
+def _noise(
+    twins: Twins,
+    plan: Plan,
+    sites: list[Path],
+    *,
+    repeats: int,
+    centred: bool = True,
+    **changes: Any,
+) -> Iterator[Residuals]:
+    bench = Bench(twins.settings, sites)
     start = starting_weights(twins.scratch.module(twins.reserved), twins.reserved)
     found: dict[str, list[NDArray[np.float64]]] = {}
     for number in range(repeats):
-        own = comparable(bench, twins, plan, run=f"repeated-{number}")
-        bench.begin(own)
+        own = comparable(bench, twins, plan, run=f"{sites[0].parent.name}-{number}", **changes)
+        if not bench.begin(own):
+            raise FederationError("a site refused an honest plan of the audit")
         for (purpose, _), arrays in everything(bench, own, [start]).items():
             flat = np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
             found.setdefault(purpose, []).append(flat)
         bench.end(own.run)
-    out = []
     for purpose, releases in found.items():
         values = np.array(releases)
-        bound = plan.clip_norm if purpose == TRAINING else 1.0
+        if centred:
+            values -= values.mean(0)
+        training = purpose == TRAINING
         shares = 1 if plan.max_colluding is None else len(bench.nodes) - plan.max_colluding
-        out.append(
-            Residuals(
-                name=purpose,
-                values=(values - values.mean(0))[None],
-                std=planned_std(bound, _NOISE, values.shape[1], shares=shares),
-                centred=True,
-            )
+        bound = plan.clip_norm if training else 1.0
+        std = planned_std(bound, _NOISE, values.shape[1], shares=shares)
+        yield Residuals(
+            name=purpose if centred else f"{purpose} without a row",
+            values=values[None],
+            std=std * math.sqrt(plan.steps_per_round if training else 1),
+            centred=centred,
         )
-    return out

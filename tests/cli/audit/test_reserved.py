@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.site import founders
-from dp_risk.cli.audit.reserved import COLUMN, Reserved, plant, side, table_of, units_of
+from dp_risk.cli.audit.reserved import Reserved, plant, side, table_of, units_of
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.compose import settings
 from dp_risk.data.schema import Schema
@@ -56,7 +56,7 @@ def test_words_hit_exactly_the_codes_that_are_wanted(codes: int, slots: int, dat
     words = reserved.words(wanted)
     assert set(words) == wanted
     assert len(set(words.values())) == len(words)
-    table = pa.table({**federation.rows(1).to_pydict(), COLUMN: pa.array([""])})
+    table = pa.table({**federation.rows(1).to_pydict(), reserved.column: pa.array([""])})
     for code, word in words.items():
         row = reserved.rows(table, {word: "yes"}, records=1)
         assert reserved.coding.encode(row).codes.max() == code

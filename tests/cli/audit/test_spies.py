@@ -142,7 +142,7 @@ def test_random_bits_are_counted_where_they_are_drawn(
 ) -> None:
     watched.enrol(PLAN)
     draw = os.urandom
-    with spy.counting():
+    with spy.listening():
         ask(watched, PLAN, TRAINING)
         ask(watched, PLAN, TRAINING, 1)
     assert os.urandom is draw
@@ -154,7 +154,7 @@ def test_repeatable_noise_draws_nothing(spy: Spy, public_site: Path) -> None:
     site = spy.open(public_site)
     plan = federation.plan(randomness="seeded", counts_noise=0.0)
     site.enrol(plan)
-    with spy.counting():
+    with spy.listening():
         ask(site, plan, TRAINING)
     [paid] = spy.watches[public_site.name].rounds
     assert paid.fresh_bytes == 0
