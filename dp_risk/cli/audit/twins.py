@@ -180,7 +180,8 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
     for unit in UNITS:
         moved = _releases(twins, twins.copies(f"pair-{unit}", unit), plan, asked)
         for (purpose, round), before in without.items():
-            bound = plan.clip_norm if purpose == TRAINING else 1.0
+            # Each step of a round may move it by so much.
+            bound = plan.clip_norm * plan.steps_per_round if purpose == TRAINING else 1.0
             after = moved.get((purpose, round))
             distance = float("inf")
             if after is not None and _shapes(after) == _shapes(before):
