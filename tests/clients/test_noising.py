@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,8 +19,10 @@ from hypothesis import strategies as st
 from clients.noising import flat
 from clients.site import RUNS, Site
 from dp_risk import wire
+from dp_risk.privacy import keys
 from dp_risk.privacy.accounting import Event, calibrate
 from dp_risk.privacy.plan import Plan
+from dp_risk.secure_sum.enrolment import Enrolment
 from dp_risk.secure_sum.masks import unmask
 from dp_risk.secure_sum.terms import Terms
 from tests.federation import (
@@ -32,6 +36,7 @@ from tests.federation import (
     refused,
     roster,
     rows,
+    signing_key,
     together,
     weights,
 )
@@ -233,6 +238,21 @@ def test_a_key_from_outside_the_roster_is_not_met(servers: list[Server], tmp_pat
     assert refused(servers[0].enrol(shared_plan(run="run-2", participants=roster(8))))
 
 
+def test_a_partner_that_the_plan_does_not_name_is_not_met(servers: list[Server]) -> None:
+    # A colluding site of the roster signs a plan that is not for it.
+    few = dict(list(roster(COUNT).items())[:3])
+    asked = shared_plan(participants=few)
+    said = enrolled(servers[:3], asked)
+    fourth = Ed25519PrivateKey.from_private_bytes(signing_key("site-03"))
+    more = Enrolment.make(
+        terms=Terms.of(asked, roster(COUNT)), site="site-03", secret=bytes([3] * 32),
+        sign=partial(keys.sign, fourth),
+    )  # fmt: skip
+    assert more.holds(Terms.of(asked, roster(COUNT)))
+    assert refused(meet(servers[0], asked, [*said, more.to_dict()]))
+    assert not refused(meet(servers[0], asked, said))
+
+
 REQUESTS: dict[str, dict[str, Any]] = {
     "nobody": {"names": []},
     "not said": {"names": None},
@@ -313,12 +333,12 @@ def test_a_run_that_nobody_closed_leaves_no_key_when_the_next_one_opens(
 
 def test_keys_of_a_ledger_that_was_lost_never_come_back(met: list[Server]) -> None:
     folder = met[0].folder
-    keys = {path.name: path.read_bytes() for path in (folder / RUNS).glob("*")}
+    before = json.loads((folder / RUNS / "run-1.enrolled").read_text())[0]
     # Whoever deletes all traces of the ledger may still leave the keys.
     for path in (*folder.glob("ledger.*"), *folder.glob("*.plan.json")):
         path.unlink()
     said = wire.read_statement(met[0].enrol(shared_plan()))["enrolment"]
-    assert said["public_key"] != json.loads(keys["run-1.enrolled"])[0]["public_key"]
+    assert said["public_key"] != before["public_key"]
     # Nor does a run that goes on lose its own.
     assert wire.read_statement(met[0].enrol(shared_plan()))["enrolment"] == said
     assert refused(train(met[0]))
