@@ -174,6 +174,9 @@ class Together:
         if not isinstance(statements, list) or len(statements) > len(self.roster):
             refuse("enrolments that are none")
         said = [Enrolment.from_dict(one) for one in statements]
+        if not {one.site for one in said} <= set(self.plan.participants):
+            # The plan's price holds for rounds of its participants, and of no more sites.
+            refuse("a site of the roster that the plan does not name")
         self._open(said)
 
     def answer(self, asked: Asked, compute: Compute) -> Release:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dp_risk.privacy.plan import PURPOSES, Plan
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Split, Trust, Unit
 
 _MOST_UNITS = 10**7
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 # The safe loader, written in C where PyYAML has it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -92,7 +94,8 @@ class Policy:
     max_colluding : int
         At least 0.
     roster : mapping of str to str
-        Public keys (hexadecimal) by site; empty accepts any partner.
+        Public keys (64 hexadecimal digits, lower case) by site, no two the same; empty accepts any
+        partner.
     """
 
     site: str
@@ -150,6 +153,12 @@ class Policy:
         for name in ("lifetime_epsilon", "run_epsilon", "max_clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"policy: {name}: {getattr(self, name):g} is not above 0")
+        for name, key in self.roster.items():
+            if not _PUBLIC_KEY.fullmatch(key):
+                raise ConfigurationError(f"policy: roster: the key of {name} is no public key")
+        if len(set(self.roster.values())) < len(self.roster):
+            # One key under two names is one partner that counts twice.
+            raise ConfigurationError("policy: roster: two sites have the same key")
         if self.unit == Unit.RECORD and self.max_records_per_account != 1:
             raise ConfigurationError("policy: max_records_per_account: a record is 1 record")
 

@@ -219,6 +219,10 @@ class Site:
         stored = {"plan": plan.to_dict(), "policy": self._policy_digest}
         temporary.write_text(json.dumps(stored))
         os.replace(temporary, path)
+        if self.ledger.enrolled(plan.run) is None:
+            # Keys of a run that the ledger does not know are of a ledger that was lost: with them
+            # the masks of that run would come back.
+            self._run_keys.forget(plan.run)
         try:
             self.ledger.reserve(run=plan.run, plan_digest=plan.digest, schedule=plan.schedule)
         except DpRiskError:

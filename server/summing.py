@@ -181,7 +181,8 @@ class Secure:
     """Only the sum over all sites that were named can be read; with any one missing, nothing.
 
     A site that does not answer is left out of the next round, and named again once it is there;
-    it is asked whether it is after 1, 2, 4, ... rounds.
+    it is asked whether it is after 1, 2, 4, ... rounds. The waits go on growing when it is lost
+    again: a site that says that it is there and never answers costs few rounds.
 
     Parameters
     ----------
@@ -200,7 +201,8 @@ class Secure:
         self._names = {view.node: view.site for view in views}
         self._ask = ask
         self._ready = ready
-        self._missing: dict[int, _Missing] = {}
+        self._patience = {node: _Patience() for node in self._names}
+        self._missing: set[int] = set()
         self.asked: Counter[str] = Counter()
         self.abandoned: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
@@ -257,15 +259,14 @@ class Secure:
 
     def _participants(self, purpose: str) -> list[int]:
         """Return who is named next: all that are not missing, or are back."""
-        due = [node for node, missing in self._missing.items() if missing.due()]
-        for node in self._ready(due) if due else ():
-            del self._missing[node]
-        nodes = sorted(set(self._names) - set(self._missing))
+        due = [node for node in sorted(self._missing) if self._patience[node].due()]
+        if due:
+            self._missing -= self._ready(due)
+        nodes = sorted(set(self._names) - self._missing)
         if len(nodes) < self._terms.min_sites:
             # Before the run ends, everybody is asked once more.
-            for node in self._ready(sorted(self._missing)):
-                del self._missing[node]
-            nodes = sorted(set(self._names) - set(self._missing))
+            self._missing -= self._ready(sorted(self._missing))
+            nodes = sorted(set(self._names) - self._missing)
         if len(nodes) < self._terms.min_sites:
             gone = _listed(self._names[node] for node in self._missing)
             raise FederationError(
@@ -278,13 +279,12 @@ class Secure:
     def _lose(self, lost: Sequence[int], purpose: str, round: int) -> None:
         self.abandoned[purpose] += 1
         self.lost[purpose] += len(lost)
-        for node in lost:
-            self._missing[node] = _Missing()
+        self._missing |= set(lost)
         names = _listed(self._names[node] for node in lost)
         LOG.warning("%s round %d is lost with %s", purpose, round + 1, names)
 
 
-class _Missing:
+class _Patience:
     """When a site that is missing is asked again whether it is there."""
 
     def __init__(self) -> None:

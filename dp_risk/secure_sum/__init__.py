@@ -19,7 +19,8 @@ In the sum over U all masks cancel. In any smaller sum at least one stays, and h
 A round number is used once. A site that answered gives the same bytes to the same request; all else
 gets one constant refusal. If a site of U is lost, the round is lost with it, nothing can be
 unmasked, the charge stays, and the server starts the next number with another U. No key is ever
-revealed, so a server that lies about who is there only wastes rounds.
+revealed, so a server that lies about who is there only wastes rounds. The masks depend on the whole
+request, so a server that asks two sites different things (other weights, other bins) does, too.
 
 The pattern of pairwise masks is that of Bonawitz et al. 2017, "Practical secure aggregation for
 privacy-preserving machine learning", section 4.0.1, without its recovery of lost sites.

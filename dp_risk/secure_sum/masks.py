@@ -74,6 +74,12 @@ class Round:
         Number of coordinates.
     participants : tuple of str
         U: the ids of the sites that answer, in any order.
+    request : str
+        Digest of all that the sites were asked, so that the masks of sites that were asked
+        different things stay in the sum: else a server sends all but one site weights whose
+        gradient is zero and reads that one's sum (Pasquini, Francati, Ateniese 2022, "Eluding
+        secure aggregation in federated learning via model inconsistency"). A server, which
+        derives no mask, may leave it empty.
     """
 
     plan_digest: str
@@ -81,19 +87,21 @@ class Round:
     purpose: str
     dimension: int
     participants: tuple[str, ...]
+    request: str = ""
 
     @cached_property
     def context(self) -> tuple[str | int, ...]:
         """What the keys of the round are derived with."""
         everyone = digest(sorted(self.participants))
-        return ("mask", self.plan_digest, self.r, self.purpose, self.dimension, everyone)
+        about = (self.plan_digest, self.r, self.purpose, self.dimension)
+        return ("mask", *about, everyone, self.request)
 
 
 def pair_mask(pair: bytes, round: Round) -> NDArray[np.uint64]:
     """Return what one site of a pair adds and the other takes away, shape (dimension,).
 
-    PRG(k_ij) with k_ij = HKDF(s_ij, plan digest, r, purpose, dimension, digest of U) and
-    PRG = ChaCha20.
+    PRG(k_ij) with k_ij = HKDF(s_ij, plan digest, r, purpose, dimension, digest of U, request)
+    and PRG = ChaCha20.
 
     Parameters
     ----------

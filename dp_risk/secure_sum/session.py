@@ -120,7 +120,8 @@ class Session:
         participants : sequence of str
             U: the sites that answer, at least `min_sites` of the enrolled, this one among them.
         request : str
-            Digest of everything else that the request says: the weights, the bin edges.
+            Digest of everything else that the request says: the weights, the bin edges. The masks
+            of sites that were asked different things do not cancel.
         compute : callable
             Given the grid of the round, returns the site's clipped sum with its share of the
             noise: `ShareGrid.release`, shape (dimension,). The only thing that reads rows.
@@ -138,7 +139,7 @@ class Session:
             another length or off the grid, or where the ledger says no.
         """
         terms, everyone = self._terms, self._participants(participants)
-        this = terms.round(purpose, r, everyone)
+        this = terms.round(purpose, r, everyone, request)
         grid = terms.line(purpose).grid(len(everyone), terms.max_colluding)
         run, round = terms.run, terms.numbers(purpose).index(r)
         said = {"r": r, "purpose": purpose, "participants": everyone, "request": request}

@@ -181,8 +181,8 @@ class Terms:
         start = sum(line.rounds for line in self.lines[:at])
         return range(start, start + self.lines[at].rounds)
 
-    def round(self, purpose: str, r: int, participants: Sequence[str]) -> Round:
-        """Return round number r of a purpose, for its masks.
+    def round(self, purpose: str, r: int, participants: Sequence[str], request: str = "") -> Round:
+        """Return round number r of a purpose, for its masks; `request` as in `Round`.
 
         Raises
         ------
@@ -198,4 +198,5 @@ class Terms:
             purpose=purpose,
             dimension=line.dimension,
             participants=tuple(participants),
+            request=request,
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,8 +19,10 @@ from hypothesis import strategies as st
 from clients.noising import flat
 from clients.site import RUNS, Site
 from dp_risk import wire
+from dp_risk.privacy import keys
 from dp_risk.privacy.accounting import Event, calibrate
 from dp_risk.privacy.plan import Plan
+from dp_risk.secure_sum.enrolment import Enrolment
 from dp_risk.secure_sum.masks import unmask
 from dp_risk.secure_sum.terms import Terms
 from tests.federation import (
@@ -31,6 +36,7 @@ from tests.federation import (
     refused,
     roster,
     rows,
+    signing_key,
     together,
     weights,
 )
@@ -108,6 +114,59 @@ def test_the_sum_of_all_answers_is_the_gradient_of_all_rows(met: list[Server]) -
     assert np.abs(grid.decode(unmask(less, rest))).max() > 1e6
 
 
+@pytest.mark.parametrize(
+    "other", [{"at": weights(900.0)}, {"names": NAMES[::-1]}, {"why": "you"}], ids=["at", "u", "w"]
+)
+def test_what_was_asked_differently_is_not_summed(met: list[Server], other: dict[str, Any]) -> None:
+    # With weights that leave the others no gradient, the sum would be that of one site.
+    asked = shared_plan()
+    answers = [train(met[0]), *(train(server, **other) for server in met[1:])]
+    vectors = {
+        name: wire.read_release(answer).arrays["masked"]
+        for name, answer in zip(NAMES, answers, strict=True)
+    }
+    terms = Terms.of(asked, asked.participants)
+    this = terms.round("training", terms.numbers("training")[0], NAMES)
+    grid = terms.line("training").grid(COUNT, 1)
+    assert np.abs(grid.decode(unmask(vectors, this))).max() > 1e6
+
+
+@pytest.mark.parametrize("value", [1e3, -1e3, 1e-300, -0.0])
+def test_no_weights_that_are_taken_make_an_answer_depend_on_rows(
+    servers: list[Server], tmp_path: Path, value: float
+) -> None:
+    # The same words whether the site holds many rows or none that can be read.
+    asked = shared_plan()
+    empty = make_site(
+        tmp_path / "empty", rows().slice(0, 1), policy(site="site-03", **together(COUNT))
+    )
+    everyone = [*servers[:3], Server(empty)]
+    said = enrolled(everyone, asked)
+    for server in everyone:
+        assert not refused(meet(server, asked, said))
+        assert not refused(train(server, at=weights(value)))
+        values = {"plan": asked.digest, "round": 0, "participants": NAMES}
+        assert not refused(server.ask("query.score_bins", values, weights(value)))
+        assert not refused(
+            server.ask("query.evaluation", {**values, "edges": [0.0]}, weights(value))
+        )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1001.0])
+def test_weights_that_are_none_cost_nothing(met: list[Server], bad: float) -> None:
+    before = history(met[0].folder)
+    assert refused(train(met[0], at=weights(bad)))
+    assert history(met[0].folder) == before
+
+
+@pytest.mark.parametrize("spares", [10**4, 10**9, 10**400, -1, True])
+def test_spares_that_cost_more_than_the_plan_says_never_open(
+    servers: list[Server], spares: Any
+) -> None:
+    assert refused(servers[0].enrol({**shared_plan().to_dict(), "spares": spares}))
+    assert kinds(servers[0].folder) == ["open"]
+
+
 def test_counts_and_scores_go_the_same_way(met: list[Server]) -> None:
     asked = shared_plan()
     for server in met:
@@ -141,6 +200,7 @@ RELAYED: dict[str, Callable[[list[dict[str, str]]], Any]] = {
     "another name": lambda said: _second(said, site="site-09"),
     "a signature of another": lambda said: _second(said, signature=said[2]["signature"]),
     "one field less": lambda said: [said[0], {"site": "site-01"}, *said[2:]],
+    "half a character": lambda said: _second(said, public_key="\ud800"),
     "no list": lambda said: {"site-00": said[0]},
     "numbers": lambda said: [1, 2, 3],
     "more than there are": lambda said: said * 50,
@@ -178,6 +238,21 @@ def test_a_key_from_outside_the_roster_is_not_met(servers: list[Server], tmp_pat
     assert refused(servers[0].enrol(shared_plan(run="run-2", participants=roster(8))))
 
 
+def test_a_partner_that_the_plan_does_not_name_is_not_met(servers: list[Server]) -> None:
+    # A colluding site of the roster signs a plan that is not for it.
+    few = dict(list(roster(COUNT).items())[:3])
+    asked = shared_plan(participants=few)
+    said = enrolled(servers[:3], asked)
+    fourth = Ed25519PrivateKey.from_private_bytes(signing_key("site-03"))
+    more = Enrolment.make(
+        terms=Terms.of(asked, roster(COUNT)), site="site-03", secret=bytes([3] * 32),
+        sign=partial(keys.sign, fourth),
+    )  # fmt: skip
+    assert more.holds(Terms.of(asked, roster(COUNT)))
+    assert refused(meet(servers[0], asked, [*said, more.to_dict()]))
+    assert not refused(meet(servers[0], asked, said))
+
+
 REQUESTS: dict[str, dict[str, Any]] = {
     "nobody": {"names": []},
     "not said": {"names": None},
@@ -186,6 +261,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "without this site": {"names": NAMES[1:]},
     "a stranger": {"names": [*NAMES, "site-09"]},
     "numbers": {"names": [0, 1, 2]},
+    "half a character": {"names": [*NAMES, "\ud800"]},
+    "other letters": {"names": [*NAMES[:3], "site-0\u0663"]},
     "one text": {"names": "site-00"},
     "beyond the schedule": {"round": 5},
     "before it": {"round": -1},
@@ -252,6 +329,19 @@ def test_a_run_that_nobody_closed_leaves_no_key_when_the_next_one_opens(
     met[0].enrol(shared_plan(run="run-2"))
     names = {path.name for path in (met[0].folder / RUNS).glob("*")}
     assert names == {"run-2.secret"}
+
+
+def test_keys_of_a_ledger_that_was_lost_never_come_back(met: list[Server]) -> None:
+    folder = met[0].folder
+    before = json.loads((folder / RUNS / "run-1.enrolled").read_text())[0]
+    # Whoever deletes all traces of the ledger may still leave the keys.
+    for path in (*folder.glob("ledger.*"), *folder.glob("*.plan.json")):
+        path.unlink()
+    said = wire.read_statement(met[0].enrol(shared_plan()))["enrolment"]
+    assert said["public_key"] != before["public_key"]
+    # Nor does a run that goes on lose its own.
+    assert wire.read_statement(met[0].enrol(shared_plan()))["enrolment"] == said
+    assert refused(train(met[0]))
 
 
 def test_a_site_says_the_same_of_itself_every_time(servers: list[Server]) -> None:

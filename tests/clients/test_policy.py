@@ -41,7 +41,7 @@ WRONG: dict[str, Any] = {
 
 def test_every_field_of_a_policy_file_has_a_comment(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
-    policy(roster={"site-00": "aa", "b": "cc"}).save(path)
+    policy(roster={"site-00": "aa" * 32, "b": "cc" * 32}).save(path)
     lines = path.read_text().splitlines()
     for field in dataclasses.fields(Policy):
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{field.name}:"))
@@ -102,7 +102,7 @@ def test_an_honest_plan_meets_no_objection() -> None:
         ({"stable_ids": False}, "another account"),
         ({"min_sites": 2}, "fewer sites"),
         ({"max_sites_per_unit": 2}, "fewer sites of a unit"),
-        ({"roster": {"site-00": "bb"}}, "'site-00' is not in the roster with this key"),
+        ({"roster": {"site-00": "bb" * 32}}, "'site-00' is not in the roster with this key"),
         ({"roster": {"site-01": KEY}}, "'site-00' is not in the roster"),
     ],
 )
@@ -113,17 +113,17 @@ def test_each_rule_objects_alone(rules: dict[str, Any], said: str) -> None:
 
 
 def test_the_roster_names_every_partner() -> None:
-    both = {"site-00": KEY, "site-01": "cc"}
+    both = {"site-00": KEY, "site-01": "cc" * 32}
     assert objections(policy(roster=both)) == ""
     assert objections(policy(roster=both), participants=both) == ""
-    stranger = {**both, "site-02": "dd"}
+    stranger = {**both, "site-02": "dd" * 32}
     assert "'site-02' is not in the roster" in objections(
         policy(roster=both), participants=stranger
     )
 
 
 def test_a_plan_may_not_ask_for_fewer_answers_than_the_policy_wants() -> None:
-    many = {"site-00": KEY, "site-01": "cc", "site-02": "dd"}
+    many = {"site-00": KEY, "site-01": "cc", "site-02": "dd" * 32}
     rules = policy(min_sites=3)
     assert objections(rules, participants=many, min_sites=3) == ""
     assert objections(rules, participants=many, min_sites=2) == "fewer sites than allowed"
@@ -177,6 +177,10 @@ def test_seeded_noise_needs_public_rows_even_where_it_is_listed() -> None:
         {"adjacency": "replace-one"},
         {"trusts": ("central",)},
         {"randomness": ("dice",)},
+        # One partner under two names would count twice.
+        {"roster": {"site-00": KEY, "site-01": "cc" * 32, "site-02": "cc" * 32}},
+        {"roster": {"site-00": KEY, "site-01": "CC" * 32}},
+        {"roster": {"site-00": KEY, "site-01": "cc"}},
     ],
 )
 def test_a_policy_never_promises_what_is_not_built(changes: dict[str, Any]) -> None:

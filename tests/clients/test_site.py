@@ -170,7 +170,7 @@ def test_a_stored_plan_that_was_changed_on_disk_is_not_run(site: Path) -> None:
         {"models": ("mlp",)},
         {"min_noise_multiplier": 1000.0},
         {"min_sites": 2},
-        {"roster": {"site-00": "aa"}},
+        {"roster": {"site-00": "aa" * 32}},
         {"trusts": ()},
     ],
     ids=str,

@@ -87,6 +87,7 @@ def test_a_key_that_makes_no_secret_is_refused(public):
         {"purpose": "counts"},
         {"dimension": 65},
         {"participants": SITES[:4]},
+        {"request": "other weights"},
     ],
     ids=str,
 )

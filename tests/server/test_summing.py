@@ -27,7 +27,7 @@ from server.grids import InProcessGrid
 from server.job import Job
 from server.rounds import execute
 from server.summing import Question, Sum
-from tests.federation import history, kinds, replaced, together
+from tests.federation import history, kinds, replaced, roster, together
 
 from .test_job import PRIVACY, job
 
@@ -287,6 +287,29 @@ def test_spare_rounds_end(tmp_path: Path, sites: Sites) -> None:
     assert [paid(folder)["training"] for folder in folders] == [4] * 4
 
 
+def test_a_site_that_is_there_and_never_answers_costs_few_rounds(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders, app = sites(4, **together(4)), make_app()
+
+    def refusing(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        if message.metadata.message_type == "train" and context.node_id == 3:
+            return Message(wire.refusal_record(), reply_to=message)
+        return reply
+
+    record = execute(
+        grid(folders, refusing), asked(tmp_path / "out", min_sites=3, rounds=20, spare_rounds=5)
+    )
+    # Named in rounds 1, 2, 4, 8, 16: the wait doubles each time.
+    assert record["rounds_abandoned"] == 5
+    assert [paid(folder)["training"] for folder in folders] == [25, 5, 25, 25]
+    assert [site["rounds_joined"] for site in record["sites"]] == [20, 0, 20, 20]
+    assert record["epsilon_spent"] <= record["epsilon_target"]
+    for folder in folders:
+        history(folder)
+
+
 def test_sites_that_do_not_accept_each_other_end_the_run_before_any_charge(
     tmp_path: Path, sites: Sites
 ) -> None:
@@ -294,7 +317,7 @@ def test_sites_that_do_not_accept_each_other_end_the_run_before_any_charge(
 
     folders = sites(3, **together(3))
     rules = Policy.load(folders[1] / "policy.yaml")
-    more = {**rules.roster, "site-09": rules.roster["site-00"]}
+    more = roster(10)
     replaced(rules, roster=more).save(folders[1] / "policy.yaml")
     with pytest.raises(Refused, match="3 of 3 sites did not accept the others") as error:
         execute(grid(folders), asked(tmp_path / "out", 3))

@@ -106,8 +106,7 @@ class Bench:
         elif wire.RECEIPT in reply.content:
             release = wire.read_release(reply.content)
             self.releases.append((name, release))
-            named = wire.read_request(request).values.get("participants")
-            self.opponent.hear(self.plan, name, named, release)
+            self.opponent.hear(self.plan, name, wire.read_request(request), release)
 
     def run(
         self, folder: Path, *, start: Arrays | None = None, frozen: bool = False, **privacy: Any

@@ -28,6 +28,7 @@ from dp_risk.secure_sum.masks import Round, mask, pair_key, unmask
 from dp_risk.secure_sum.session import MASKED
 from dp_risk.secure_sum.store import RunKeys
 from dp_risk.secure_sum.terms import Terms
+from dp_risk.wire import Request
 from server.aggregation import Shapes, parts
 
 SUM = "the sum"
@@ -79,9 +80,10 @@ class Opponent:
         self._waiting: dict[Any, dict[str, NDArray[np.uint64]]] = {}
         self._shares: dict[Any, NDArray[np.uint64]] = {}
 
-    def hear(self, plan: Plan | None, site: str, named: Any, release: Release) -> None:
-        """Take in one release, and who was named in its request."""
+    def hear(self, plan: Plan | None, site: str, asked: Request, release: Release) -> None:
+        """Take in one release, and the request that it answers."""
         purpose, number = release.purpose, release.round
+        named = asked.values.get("participants")
         if named is None or plan is None or plan.run != release.run:
             if named is None:
                 self.views.append(
@@ -89,7 +91,7 @@ class Opponent:
                 )
             return
         terms, names = Terms.of(plan, plan.participants), sorted(named)
-        this = terms.round(purpose, terms.numbers(purpose)[number], names)
+        this = terms.round(purpose, terms.numbers(purpose)[number], names, asked.digest)
         vector = release.arrays[MASKED]
         self.masked.setdefault(site, []).append(vector)
         vectors = self._waiting.setdefault(this, {})
