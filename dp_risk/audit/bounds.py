@@ -27,6 +27,8 @@ WHITE_BOX_ASSUMPTIONS = (
 # few cells, below a twentieth of one. Both are taken off.
 _CELLS = 10
 _EXCESS = 2e-3
+# No epsilon above this is told apart from it: it protects nothing, and floats overflow.
+LARGEST = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +187,9 @@ def gaussian_epsilon(
     if not (0 < sampling_rate <= 1 and steps >= 1):
         raise ValueError("the sampling rate must lie in (0, 1] and steps be at least 1")
     if mu == 0 or math.isinf(mu):
-        return mu
+        return min(mu, LARGEST)
     if sampling_rate == 1:
-        return _unsampled(mu * math.sqrt(steps), delta)
+        return min(_unsampled(mu * math.sqrt(steps), delta), LARGEST)
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     cell = _spread(mu, sampling_rate) / (_CELLS * max(2.0, mu))
@@ -195,7 +197,7 @@ def gaussian_epsilon(
         1 / mu, sampling_prob=sampling_rate, value_discretization_interval=cell
     )
     epsilon = float(loss.self_compose(steps).get_epsilon_for_delta(delta))
-    return max(0.0, epsilon * (1 - _EXCESS) - cell / 20)
+    return min(max(0.0, epsilon * (1 - _EXCESS) - cell / 20), LARGEST)
 
 
 def _unsampled(mu: float, delta: float) -> float:

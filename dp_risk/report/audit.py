@@ -81,10 +81,17 @@ def _falsified(facts: Facts) -> str:
 def _not_falsified(facts: Facts) -> str:
     count = len(facts["checks"])
     held = f"All {count} checks held." if count else "No check was made."
+    made, wanted = (facts["canaries"].get(name) for name in ("inside", "wanted"))
+    weak = ""
+    if isinstance(made, int) and isinstance(wanted, int) and made < wanted:
+        weak = (
+            f" Time was over after {made:,} of {wanted:,} observations of canaries, so that the "
+            "bounds are weaker than planned."
+        )
     return (
         f'<aside class="calm" role="note"><strong>{held}</strong><p>This is no proof of the claim: '
         "an audit can show a claim false, never true. A weak attack and a true claim look the "
-        "same.</p></aside>"
+        f"same.{weak}</p></aside>"
     )
 
 

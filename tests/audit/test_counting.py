@@ -175,20 +175,20 @@ def test_clipped_units_pass():
     found = sensitivity([ABSENT, HEAVY])
     assert found.passed
     assert found.figure == (
-        "heavy row moved training by 1 of 1 allowed;"
-        " heaviest unit 800 times the allowed before clipping; 2 changes"
+        "heavy row moved training by 1, allowed 1;"
+        " before clipping the heavy unit is 800 times the allowed; 2 changes"
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"moved": 1.001}, "by 1.001 of"),
-        ({"moved": 800.0}, "by 800 of"),
-        ({"moved": math.nan}, "by inf of"),
-        ({"moved": math.inf}, "by inf of"),
+        ({"moved": 1.001}, "by 1.001, allowed 1"),
+        ({"moved": 800.0}, "by 800, allowed 1"),
+        ({"moved": math.nan}, "by nan, allowed 1"),
+        ({"moved": math.inf}, "by inf, allowed 1"),
         ({"moved": 0.0}, "the probe does not reach"),
-        ({"moved": 1e-9, "allowed": 0.0, "least": 0.0}, "by inf of"),
+        ({"moved": 1e-9, "allowed": 0.0, "least": 0.0}, "by 1e-09, allowed 0"),
     ],
 )
 def test_units_that_move_too_much_or_nothing_fail(changes, words):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dp_risk.audit.accounting import accounting
+from dp_risk.audit.bounds import LARGEST
 from dp_risk.audit.counting import sensitivity
 from dp_risk.audit.findings import Check, Findings, every
 from dp_risk.audit.independence import noise_independence
@@ -101,7 +102,8 @@ def check(settings: Settings) -> None:
             "audit: refused: an audit reads rows without a charge, so it runs only where every "
             "site's policy declares its data public (data.public=true)"
         )
-    _ = settings.asked
+    if float(settings.asked.epsilon or 0.0) >= LARGEST:
+        raise ConfigurationError(f"privacy.epsilon: {LARGEST:g} and more protects nothing to audit")
     federation_folder(settings)
 
 
@@ -209,6 +211,8 @@ def _subject(seen: observed.Observed) -> dict[str, Any]:
                 *("counts_noise", "score_bins_noise", "evaluation_noise", "dimension"),
                 *("max_records_per_account", "max_sites_per_unit"),
             )
+            # What has no noise in the plan is not released at all.
+            if getattr(plan, name)
         },
     }
 
@@ -218,7 +222,14 @@ def _show(findings: Findings, folder: Path) -> None:
     rows = [[c.name, "held" if c.passed else "FAILED", c.figure] for c in findings.checks]
     screen.print(table("Checks", ["check", "", "figure"], rows))
     bounds = [
-        [r.method, r.canaries, r.observations, r.epsilon_lower_bound, r.ceiling, r.guarantee]
+        [
+            r.method.partition(" (")[0],
+            f"{r.canaries:,}",
+            f"{r.observations:,}",
+            r.epsilon_lower_bound,
+            r.ceiling,
+            r.guarantee,
+        ]
         for r in findings.results
     ]
     head = ["bound", "canaries", "observations", "epsilon at least", "ceiling", "guarantee"]

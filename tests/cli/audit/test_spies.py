@@ -147,7 +147,8 @@ def test_random_bits_are_counted_where_they_are_drawn(
         ask(watched, PLAN, TRAINING, 1)
     assert os.urandom is draw
     ask(watched, PLAN, TRAINING, 2)
-    assert [paid.fresh_bytes for paid in watch.rounds] == [32, 32, 0]
+    assert [[len(found) for found in paid.drawn] for paid in watch.rounds] == [[32], [32], []]
+    assert [paid.keys for paid in watch.rounds] == [list(paid.drawn) for paid in watch.rounds]
 
 
 def test_repeatable_noise_draws_nothing(spy: Spy, public_site: Path) -> None:
@@ -157,7 +158,8 @@ def test_repeatable_noise_draws_nothing(spy: Spy, public_site: Path) -> None:
     with spy.listening():
         ask(site, plan, TRAINING)
     [paid] = spy.watches[public_site.name].rounds
-    assert paid.fresh_bytes == 0
+    assert not paid.drawn
+    assert len(paid.keys) == 1
 
 
 @given(
