@@ -1,7 +1,7 @@
 """Utility with a secure sum beside DP-SGD on pooled data with the same plan, in one run.
 
-Every line has the same epsilon, delta, clip norm, sampling rate and number of rounds. The pooled one
-has all rows at one site, no spare rounds and nobody who may collude. Overrides are those of
+Every line has the same epsilon, delta, clip norm, sampling rate and number of rounds. The pooled
+one has all rows at one site, no spare rounds and nobody who may collude. Overrides are those of
 `dp-risk frontier`; the data must be public:
 
     python benchmarks/distributed.py --epsilons 1 --colluding 1 2 4 8 --json figures.json
@@ -59,6 +59,7 @@ class Lossy:
         self._gone: set[int] = set()
 
     def __call__(self, message: Message, context: Context) -> Message:
+        """Answer, or be gone."""
         node, purpose = context.node_id, CHARGED.get(message.metadata.message_type)
         if purpose is not None:
             asked = (purpose, wire.read_request(message).values["round"])
