@@ -112,6 +112,7 @@ def run(settings: Settings, scratch: Path, losing: float = 0.0) -> dict[str, Any
         "ledgers_right": right,
         "q": record["q"],
         "sigma": record["sigma"],
+        "learning_rate": record["learning_rate"],
         "auroc": auroc(holdout.labels, scores),
         "auprc": auprc(holdout.labels, scores),
         "seconds": record["seconds"],
