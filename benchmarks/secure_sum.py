@@ -2,7 +2,8 @@
 
 One site answers real rounds: it pays its ledger, draws its share of the noise, masks, stores and
 signs. The other sites are there by their keys. The same rounds without masks are timed in turns
-with them. Run it where the ledger will lie:
+with them. For the first number of sites whole rounds are timed too: all of them answer one after
+another, and the server decodes the sum. Nothing is trained. Run it where the ledger will lie:
 
     python benchmarks/secure_sum.py --folder /some/disk --json figures.json
 """
@@ -16,9 +17,11 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 
 from dp_risk.privacy import keys
 from dp_risk.privacy.account import Account
@@ -45,75 +48,148 @@ def milliseconds(samples: list[float]) -> float:
     return round(1e3 * float(np.median(samples)), 3)
 
 
-def measure(folder: Path, count: int, dimension: int, rounds: int) -> dict[str, float]:
-    """Return the median milliseconds of each part with `count` sites."""
-    names = [f"site-{number:04d}" for number in range(count)]
-    signing = {name: Ed25519PrivateKey.generate() for name in names}
-    line = Line(
-        purpose="training", rounds=rounds, clip_norm=1.0, noise_multiplier=NOISE,
-        dimension=dimension, units=100_000,
-    )  # fmt: skip
-    terms = Terms(
-        run=RUN, plan_digest=PLAN, min_sites=3, max_colluding=1, lines=(line,),
-        roster={name: keys.public_hex(key) for name, key in signing.items()},
-    )  # fmt: skip
-    me, store = names[count // 2], RunKeys(folder / "runs")
-    secrets = {name: Ed25519PrivateKey.generate().private_bytes_raw() for name in names}
-    secrets[me] = store.secret(RUN)
-    statements = [
-        Enrolment.make(
-            terms=terms, site=name, secret=secrets[name], sign=partial(keys.sign, signing[name])
+class Everybody:
+    """Sites of one run, of which some answer.
+
+    Parameters
+    ----------
+    folder : Path
+        Where their ledgers lie.
+    count : int
+        Number of sites.
+    dimension, rounds : int
+        Of the run.
+    answering : list of int
+        Which sites have a ledger and answer.
+    """
+
+    def __init__(
+        self, folder: Path, *, count: int, dimension: int, rounds: int, answering: list[int]
+    ) -> None:
+        self.names = [f"site-{number:04d}" for number in range(count)]
+        self.answering = [self.names[number] for number in answering]
+        signing = {name: Ed25519PrivateKey.generate() for name in self.names}
+        self.line = Line(
+            purpose="training", rounds=rounds, clip_norm=1.0, noise_multiplier=NOISE,
+            dimension=dimension, units=100_000,
+        )  # fmt: skip
+        self.terms = Terms(
+            run=RUN, plan_digest=PLAN, min_sites=3, max_colluding=1, lines=(self.line,),
+            roster={name: keys.public_hex(key) for name, key in signing.items()},
+        )  # fmt: skip
+        self.grid = self.line.grid(count, self.terms.max_colluding)
+        stores = {name: RunKeys(folder / name / "runs") for name in self.answering}
+        self.secrets = {
+            name: Ed25519PrivateKey.generate().private_bytes_raw() for name in self.names
+        }
+        self.secrets |= {name: store.secret(RUN) for name, store in stores.items()}
+        statements = [
+            Enrolment.make(
+                terms=self.terms, site=name, secret=self.secrets[name],
+                sign=partial(keys.sign, signing[name]),
+            )
+            for name in self.names
+        ]  # fmt: skip
+        self.sessions, self.ledgers = {}, {}
+        event = Event(noise_multiplier=NOISE)
+        schedule = tuple(
+            Purpose(name=name, split="train", event=event, rounds=rounds)
+            for name in ("training", PLAIN)
         )
-        for name in names
-    ]
-    start = time.perf_counter()
-    session = Session.open(store, terms=terms, site=me, statements=statements)
-    enrolling = time.perf_counter() - start
-    ledger = Ledger.open(folder / "ledger", ACCOUNT, key=signing[me])
-    event = Event(noise_multiplier=NOISE)
-    schedule = [
-        Purpose(name=name, split="train", event=event, rounds=rounds)
-        for name in ("training", PLAIN)
-    ]
-    ledger.reserve(run=RUN, plan_digest=PLAN, schedule=tuple(schedule))
+        started = time.perf_counter()
+        for name, store in stores.items():
+            self.sessions[name] = Session.open(
+                store, terms=self.terms, site=name, statements=statements
+            )
+        self.enrolling = (time.perf_counter() - started) / len(stores)
+        for name in self.answering:
+            ledger = Ledger.open(folder / name / "ledger", ACCOUNT, key=signing[name])
+            ledger.reserve(run=RUN, plan_digest=PLAN, schedule=schedule)
+            self.ledgers[name] = ledger
 
-    def share(grid: ShareGrid) -> np.ndarray:
-        return grid.release(np.zeros(dimension), Randomness.system())
+    def share(self, grid: ShareGrid) -> NDArray[np.float64]:
+        """Return one site's share of the noise; its sum is zero."""
+        return grid.release(np.zeros(self.line.dimension), Randomness.system())
 
+    def masked(self, name: str, number: int) -> NDArray[np.uint64]:
+        """Answer one round with masks."""
+        release = self.sessions[name].answer(
+            self.ledgers[name], purpose="training", r=number, participants=self.names,
+            request="q", compute=self.share,
+        )  # fmt: skip
+        return release.arrays["masked"]
+
+    def plain(self, name: str, number: int) -> NDArray[np.float64]:
+        """Answer the same round without masks."""
+        where: Any = {"run": RUN, "purpose": PLAIN, "round": number}
+        self.ledgers[name].pay(**where, plan_digest=PLAN, request="q")
+        release = self.ledgers[name].mint(**where, arrays={"sum": self.share(self.grid)})
+        return release.arrays["sum"]
+
+    def close(self) -> None:
+        """Close the ledgers' files."""
+        for ledger in self.ledgers.values():
+            ledger.close_file()
+
+
+def one_site(folder: Path, count: int, dimension: int, rounds: int) -> dict[str, float]:
+    """Return the median milliseconds of each part at one of `count` sites."""
+    sites = Everybody(
+        folder, count=count, dimension=dimension, rounds=rounds, answering=[count // 2]
+    )
+    (me,) = sites.answering
     masked, plain, masks, unmasking = [], [], [], []
     pairs = {
-        name: pair_key(secrets[me], me, name, public_of(secrets[name]), RUN)
-        for name in names
+        name: pair_key(sites.secrets[me], me, name, public_of(sites.secrets[name]), RUN)
+        for name in sites.names
         if name != me
     }
     for number in range(rounds):
         start = time.perf_counter()
-        release = session.answer(
-            ledger, purpose="training", r=number, participants=names, request="q", compute=share
-        )
+        vector = sites.masked(me, number)
         masked.append(time.perf_counter() - start)
         start = time.perf_counter()
-        where = {"run": RUN, "purpose": PLAIN, "round": number}
-        ledger.pay(**where, plan_digest=PLAN, request="q")
-        arrays = {"sum": share(line.grid(count, terms.max_colluding))}
-        ledger.mint(**where, arrays=arrays)
+        sites.plain(me, number)
         plain.append(time.perf_counter() - start)
-        this = terms.round("training", number, names)
+        this = sites.terms.round("training", number, sites.names)
         start = time.perf_counter()
         mask(pairs, site=me, round=this)
         masks.append(time.perf_counter() - start)
-        vectors = dict.fromkeys(names, release.arrays["masked"])
         start = time.perf_counter()
-        unmask(vectors, this)
+        unmask(dict.fromkeys(sites.names, vector), this)
         unmasking.append(time.perf_counter() - start)
-    ledger.close_file()
+    sites.close()
     return {
         "sites": count,
         "round_ms": milliseconds(masked),
         "round_without_masks_ms": milliseconds(plain),
         "masks_ms": milliseconds(masks),
         "server_unmask_ms": milliseconds(unmasking),
-        "enrol_ms": milliseconds([enrolling]),
+        "enrol_ms": milliseconds([sites.enrolling]),
+    }
+
+
+def whole_rounds(folder: Path, count: int, dimension: int, rounds: int) -> dict[str, float]:
+    """Return the median milliseconds of a round of all sites and the server, and their ratio."""
+    sites = Everybody(
+        folder, count=count, dimension=dimension, rounds=rounds, answering=list(range(count))
+    )
+    masked, plain = [], []
+    for number in range(rounds):
+        start = time.perf_counter()
+        vectors = {name: sites.masked(name, number) for name in sites.names}
+        this = sites.terms.round("training", number, sites.names)
+        sites.grid.decode(unmask(vectors, this))
+        masked.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        sum(sites.plain(name, number) for name in sites.names)
+        plain.append(time.perf_counter() - start)
+    sites.close()
+    return {
+        "sites": count,
+        "whole_round_ms": milliseconds(masked),
+        "whole_round_without_masks_ms": milliseconds(plain),
+        "ratio": round(float(np.median(masked) / np.median(plain)), 3),
     }
 
 
@@ -129,7 +205,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     found = []
-    for count in options.sites:
+    for measure, count in [
+        (whole_rounds, options.sites[0]),
+        *((one_site, count) for count in options.sites),
+    ]:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             found.append(measure(Path(name), count, options.dimension, options.rounds))
         print(", ".join(f"{key} {value:g}" for key, value in found[-1].items()))
@@ -140,7 +219,8 @@ def main() -> None:
             "machine": platform.machine(),
             "dimension": options.dimension,
             "rounds": options.rounds,
-            "by_sites": found,
+            "whole_rounds": found[0],
+            "by_sites": found[1:],
         }
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

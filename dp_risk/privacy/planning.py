@@ -16,7 +16,8 @@ from dp_risk.types import ConfigurationError, RandomnessKind, Trust, Unit
 # Units in an expected batch, over all sites, below which the noise outweighs the gradient.
 _BATCH = 4000
 _FULL_BATCH_STEPS, _SAMPLED_STEPS = 80, 300
-# In a secure sum every round takes everybody: fewer of them, which costs nothing at small epsilons.
+# In a secure sum every round takes everybody: fewer of them, at some cost in utility
+# (docs/benchmarks.md, "Fifty rounds on other data").
 _FULL_BATCH_SECURE_STEPS = 50
 _RATE_OVER_NOISE, _MAX_RATE, _PLAIN_RATE = 0.08, 2.0, 1.0
 # Spare rounds beside one for every site that may be lost for good, as a part of all rounds: for

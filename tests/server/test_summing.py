@@ -27,7 +27,7 @@ from server.grids import InProcessGrid
 from server.job import Job
 from server.rounds import execute
 from server.summing import Question, Sum
-from tests.federation import history, kinds, replaced, roster, together
+from tests.federation import history, kinds, replaced, roster, rows, together
 
 from .test_job import PRIVACY, job
 
@@ -200,6 +200,42 @@ def test_a_third_of_the_sites_is_lost_on_the_way(tmp_path: Path, sites: Sites) -
     assert stayed == [{"counts": 1, "training": 12, "score_bins": 1, "evaluation": 2}] * 6
     assert paid(folders[0]) == {"counts": 1, "training": 2}
     for folder in folders:
+        history(folder)
+
+
+@pytest.mark.slow
+def test_three_of_ten_sites_leave_at_random_and_every_ledger_is_right(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders, rng = sites(50, table=rows(1500), **together(50)), np.random.default_rng(5)
+    gone, reached = set[int](), {node: set[tuple[str, int]]() for node in range(2, 52)}
+    leave = {int(node) + 2: int(rng.integers(20)) for node in rng.permutation(50)[:15]}
+
+    def silent(node: int, message: Message) -> bool:
+        kind = message.metadata.message_type
+        values = wire.read_request(message).values
+        if kind == "train" and values["round"] >= leave.get(node, 99):
+            gone.add(node)
+        if node not in gone and "round" in values:
+            reached[node].add((kind, values["round"]))
+        return node in gone
+
+    record = execute(
+        grid(folders, Flaky(silent)), asked(tmp_path / "out", 50, min_sites=35, rounds=20)
+    )
+    assert len(gone) == record["answers_lost"] == 15
+    assert record["spare_rounds"] == 15 + 2
+    # Sites that leave in the same round cost one round together.
+    assert 1 < record["rounds_abandoned"] <= 15
+    assert record["rounds"] + record["rounds_abandoned"] == max(
+        len([1 for kind, _ in asked_of if kind == "train"]) for asked_of in reached.values()
+    )
+    purposes = {
+        "train": "training", "query.counts": "counts", "query.score_bins": "score_bins",
+        "query.evaluation": "evaluation",
+    }  # fmt: skip
+    for number, folder in enumerate(folders):
+        assert paid(folder) == Counter(purposes[kind] for kind, _ in reached[number + 2])
         history(folder)
 
 
