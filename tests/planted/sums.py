@@ -52,6 +52,15 @@ def _one_mask_for_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Round, "context", property(context))
 
 
+def _masks_forget_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Round.context.func  # type: ignore[attr-defined]
+
+    def context(self: Round) -> tuple[Any, ...]:
+        return tuple(honest(dataclasses.replace(self, request="")))
+
+    monkeypatch.setattr(Round, "context", property(context))
+
+
 def _no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     def mask(_: Any, *, site: str, round: Round) -> Any:
         return np.zeros(round.dimension, np.uint64)
@@ -101,6 +110,12 @@ DEFECTS = (
         name="a mask used twice",
         checks=("masks",),
         plant=_one_mask_for_all_rounds,
+        overrides=DISTRIBUTED,
+    ),
+    Defect(
+        name="masks that do not depend on the weights",
+        checks=("reservation",),
+        plant=_masks_forget_the_request,
         overrides=DISTRIBUTED,
     ),
     Defect(name="no masks", checks=("masks",), plant=_no_mask, overrides=DISTRIBUTED),

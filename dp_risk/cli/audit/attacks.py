@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
@@ -25,10 +26,13 @@ from dp_risk.cli.audit.twins import Twins, comparable
 from dp_risk.privacy.accounting import calibrate
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, TUNING, Plan
+from dp_risk.secure_sum.session import MASKED
 from dp_risk.types import DpRiskError, RandomnessKind, Refused, Trust, Unit
 
 Weights = Mapping[str, NDArray[Any]]
 _MOST_RUNS = 12
+# Sums without a mask are far below this, and hardly any masked one is.
+_UNMASKED = 2.0**56
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,7 @@ def reservation(twins: Twins, plan: Plan) -> Check:
     """Check that nothing leaves but what was reserved, once, and never above the lifetime."""
     wrong = [*_rounds(twins, plan), *_tightened(twins, plan), *_lifetime(twins, plan)]
     if plan.trust == Trust.DISTRIBUTED:
-        wrong += [*_strangers(twins, plan), *_others(twins, plan)]
+        wrong += [*_strangers(twins, plan), *_others(twins, plan), *_mixed(twins, plan)]
     return Check(
         name="reservation",
         passed=not wrong,
@@ -265,6 +269,22 @@ def _others(twins: Twins, plan: Plan) -> Iterator[str]:
         yield "an honest round was refused"
     if not wire.is_refusal(victim.train(own, 0, participants=names[::-1][:2])):
         yield "a round was answered for two sets of sites"
+
+
+def _mixed(twins: Twins, plan: Plan) -> Iterator[str]:
+    """Yield whether masks fall away where the first site was asked something else than the rest."""
+    victim = Victim.of(twins, plan, "mixed")
+    own, bench = victim.plan, victim.bench
+    bench.begin(own)
+    total = np.zeros(own.dimension, np.uint64)
+    for node in bench.nodes:
+        shift = 0.5 if node == victim.node else 0.0
+        content = dataclasses.replace(victim, node=node).train(own, 0, shift=shift)
+        if wire.RECEIPT not in content:
+            return
+        total += wire.read_release(content).arrays[MASKED]
+    if (np.abs(total.view(np.int64).astype(np.float64)) < _UNMASKED).all():
+        yield "sites that were asked different things were added up"
 
 
 def _strangers(twins: Twins, plan: Plan) -> Iterator[str]:
