@@ -185,7 +185,7 @@ def _seal_not_checked(monkeypatch: Patches) -> None:
 DEFECTS = (
     Defect(
         name="the accountant starts anew every round",
-        checks=("accounting", "steps_charged"),
+        checks=("accounting",),
         plant=_one_round_counted,
         fast=True,
     ),
