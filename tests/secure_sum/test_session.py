@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 import random
 
@@ -172,7 +173,8 @@ def test_a_share_of_another_length_or_off_the_grid_never_leaves(sites, share):
 def test_the_ledger_decides_and_its_reasons_stay_at_the_site(sites, caplog):
     site = sites["site-00"]
     site.ledger.retire(by="A Person", reason="over")
-    refused(site.answer, R, names(4))
+    with caplog.at_level(logging.WARNING, logger="dp_risk.site"):
+        refused(site.answer, R, names(4))
     assert "retired" in caplog.text
     assert site.reads == 0
 
