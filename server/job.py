@@ -38,6 +38,8 @@ class Federation:
         In [0, 1).
     averaging : float
         Weight of the past in the average of the weights, in [0, 1).
+    adam : float or None
+        Weight of the past in Adam's mean of squared gradients, in (0, 1); None steps with momentum.
     timeout : float
         Seconds to wait for sites, and for the answers of one round.
     """
@@ -51,6 +53,7 @@ class Federation:
     momentum: float
     averaging: float
     timeout: float
+    adam: float | None = None
 
     def __post_init__(self) -> None:
         if self.sites < 1:
@@ -74,6 +77,12 @@ class Federation:
         for name, value in (("momentum", self.momentum), ("averaging", self.averaging)):
             if not 0 <= value < 1:
                 raise ConfigurationError(f"federation.{name}: {value} is not in [0, 1)")
+        if self.adam is not None and not 0 < self.adam < 1:
+            raise ConfigurationError(f"federation.adam: {self.adam} is not in (0, 1)")
+        if self.adam is not None and self.learning_rate is None:
+            raise ConfigurationError(
+                "federation.learning_rate: give one with federation.adam: the rule is for momentum"
+            )
         if not self.timeout > 0:
             raise ConfigurationError(f"federation.timeout: {self.timeout} is not above 0")
 

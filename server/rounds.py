@@ -310,7 +310,10 @@ class Run:
             load_weights(module, safetensors.numpy.load_file(job.start))
         start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
         stepper = Stepper(
-            learning_rate=rate, momentum=settings.momentum, averaging=settings.averaging
+            learning_rate=rate,
+            momentum=settings.momentum,
+            averaging=settings.averaging,
+            adam=settings.adam,
         )
         shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
         at = stepper.start(start)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,3 +42,14 @@ def test_the_average_weighs_without_the_bias_of_the_start(
 def test_without_a_step_the_result_is_the_start() -> None:
     stepper = Stepper(learning_rate=1.0, momentum=0.9, averaging=0.9)
     assert walk(stepper, []) == (1.0, 1.0)
+
+
+def test_adam_is_that_of_torch() -> None:
+    gradients = [1.0, -2.0, 0.5, 3.0]
+    weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    theirs = torch.optim.Adam([weight], lr=0.1, betas=(0.9, 0.99))
+    for gradient in gradients:
+        weight.grad = torch.tensor([gradient], dtype=torch.float64)
+        theirs.step()
+    stepper = Stepper(learning_rate=0.1, momentum=0.9, averaging=0.0, adam=0.99)
+    np.testing.assert_allclose(walk(stepper, gradients)[0], weight.item(), rtol=1e-12)

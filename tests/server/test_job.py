@@ -92,9 +92,16 @@ def test_a_job_without_a_field_or_with_one_more_is_a_configuration_error(field: 
         ("momentum", 1.0),
         ("momentum", -0.1),
         ("averaging", 1.0),
+        ("adam", 1.0),
         ("timeout", 0.0),
     ],
 )
 def test_a_federation_out_of_range_names_the_key(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"federation\.{field}"):
         Federation(**{**FEDERATION, field: value})
+
+
+def test_adam_needs_a_learning_rate() -> None:
+    with pytest.raises(ConfigurationError, match=r"federation\.learning_rate"):
+        Federation(**{**FEDERATION, "adam": 0.99})
+    assert Federation(**{**FEDERATION, "adam": 0.99, "learning_rate": 0.1}).adam == 0.99
