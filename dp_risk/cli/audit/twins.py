@@ -110,7 +110,7 @@ class Twins:
         if unit is None:
             return sites
         site = sites[0]
-        trained, held = self._words(site)
+        trained, held = self.words(site)
         label = self.reserved.labels[1]
         plant(site, self.reserved, {trained: label}, records=self.records)
         if held is not None:
@@ -127,7 +127,7 @@ class Twins:
             return 1
         return 4 * int(self.settings.privacy_values["max_records_per_account"])
 
-    def _words(self, site: Path) -> tuple[str, str | None]:
+    def words(self, site: Path) -> tuple[str, str | None]:
         """Return a word whose unit is trained on, and one whose unit is held out if any is."""
         words = list(self.reserved.words(self.reserved.codes).values())
         label = self.reserved.labels[1]
@@ -176,7 +176,9 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
     asked = (start, steep_weights(start), wild_weights(module, reserved))
     name = embedding(module, reserved)
     norms = [gradients(module, weights, reserved, name)[1][1] for weights in asked]
-    without = _releases(twins, twins.copies("pair-without"), plan, asked)
+    sites = twins.copies("pair-without")
+    _, held = twins.words(sites[0])
+    without = _releases(twins, sites, plan, asked)
     for unit in UNITS:
         moved = _releases(twins, twins.copies(f"pair-{unit}", unit), plan, asked)
         for (purpose, round), before in without.items():
@@ -193,6 +195,9 @@ def changes(scratch: Scratch, plan: Plan) -> Iterator[Change]:
             if purpose == TRAINING:
                 norm = norms[round % len(asked)]
                 least = min(plan.clip_norm, norm) * plan.steps_per_round
+            elif purpose != COUNTS and not held:
+                # So little is held out that no added unit is.
+                least = 0.0
             elif purpose == EVALUATION and twins.records > 1:
                 # Its records fall into two cells.
                 least = bound / math.sqrt(2)
