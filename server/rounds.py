@@ -14,7 +14,6 @@ import safetensors.numpy
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.models.stepping import Stepper
@@ -29,6 +28,7 @@ from server.evaluation import HISTOGRAM, evaluate
 from server.exchange import ask, releases, statements, wait_for_nodes
 from server.heads import Heads
 from server.job import Job
+from server.start import first_module
 from server.summing import Question, Sum, Summing, summing
 
 SCHEMA_VERSION = 1
@@ -89,6 +89,7 @@ class Run:
         self.job = job
         self.observer = observer
         self.coding = Coding(schema=Schema.from_dict(dict(job.schema)))
+        self.module = first_module(job, self.coding)
         self.heads = Heads(job.memory)
         self.keys: dict[int, str] = {}
         self.started = time.monotonic()
@@ -197,7 +198,6 @@ class Run:
             may_lose=len(views) - fewest,
             spare_rounds=settings.spare_rounds,
         )
-        module = models.build(job.model, job.model_options, self.coding, job.seed)
         local_rate = 0.0
         if settings.steps_per_round > 1:
             # Public facts only: an average site's expected batch.
@@ -209,7 +209,7 @@ class Run:
             schema=self.coding.schema.digest,
             model=job.model,
             model_options=dict(job.model_options),
-            dimension=dimension(module),
+            dimension=dimension(self.module),
             trust=privacy.trust,
             unit=privacy.unit,
             randomness=privacy.randomness,
@@ -305,9 +305,7 @@ class Run:
         self, plan: Plan, sums: Summing, units: Mapping[int, float], rate: float
     ) -> Outcome:
         job, settings = self.job, self.job.federation
-        module = models.build(job.model, job.model_options, self.coding, job.seed)
-        if job.start is not None:
-            load_weights(module, safetensors.numpy.load_file(job.start))
+        module = self.module
         start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
         stepper = Stepper(
             learning_rate=rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,9 +88,10 @@ def test_a_share_of_another_sum_is_an_error(number: int, other: Callable[..., An
     good = list(mechanisms(share))
     assert len(good) == 4
 
-    def one(clip_norm: float, size: int, calls: list[int] = []) -> ShareGrid:  # noqa: B006
-        calls.append(1)
-        return other(clip_norm, size) if len(calls) - 1 == number else share(clip_norm, size)
+    calls = itertools.count()
+
+    def one(clip_norm: float, size: int) -> ShareGrid:
+        return (other if next(calls) == number else share)(clip_norm, size)
 
     with pytest.raises(ValueError, match="another sum"):
         list(mechanisms(one))

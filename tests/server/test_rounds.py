@@ -17,11 +17,11 @@ import clients.site
 from clients.app import make_app
 from clients.site import Site
 from dp_risk import wire
-from dp_risk.types import FederationError, Refused, VerificationError
+from dp_risk.types import ConfigurationError, FederationError, Refused, VerificationError
 from server.grids import InProcessGrid
 from server.job import Job
 from server.rounds import execute
-from tests.federation import history, kinds
+from tests.federation import history, kinds, weights
 
 from .test_job import job
 
@@ -255,3 +255,25 @@ def test_absurd_sums_that_still_fit_stop_the_run_with_a_reason(
     nonsense(monkeypatch, "training", folders[1], lambda array: array + 1e11)
     with pytest.raises(FederationError, match=r"after round 1: .*absurd sums; charges are kept"):
         execute(grid(folders), asked(tmp_path))
+
+
+def test_a_run_starts_from_given_weights(tmp_path: Path, sites: Sites) -> None:
+    start, out = tmp_path / "start.safetensors", tmp_path / "out"
+    safetensors.numpy.save_file({n: a + 0.25 for n, a in weights().items()}, start)
+    frozen = asked(tmp_path, learning_rate=1e-300, averaging=0.0)
+    execute(grid(sites(2)), replace(frozen, start=start))
+    found = safetensors.numpy.load_file(out / "model.safetensors")
+    assert all((array == 0.25).all() for array in found.values())
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors"])
+def test_weights_of_another_model_are_refused_before_anybody_is_asked(
+    tmp_path: Path, sites: Sites, content: bytes
+) -> None:
+    folders, start = sites(2), tmp_path / "start.safetensors"
+    safetensors.numpy.save_file({"other": np.zeros(2)}, start)
+    if content:
+        start.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="no weights of this model"):
+        execute(grid(folders), replace(asked(tmp_path), start=start))
+    assert [kinds(folder) for folder in folders] == [["open"]] * 2

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import server.rounds
+from clients import noising
 from clients.app import make_app
 from clients.site import RUNS, Site
 from dp_risk import wire
@@ -369,9 +370,9 @@ def test_a_site_whose_policy_has_no_roster_refuses(tmp_path: Path, sites: Sites)
     assert len(folders) == 3
 
 
-def test_a_vector_that_was_not_asked_for_is_found_out(tmp_path: Path, sites: Sites) -> None:
-    from clients import noising
-
+def test_a_vector_that_was_not_asked_for_is_found_out(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = sites(3, **together(3))
     honest = noising.Session.answer
 
@@ -380,12 +381,9 @@ def test_a_vector_that_was_not_asked_for_is_found_out(tmp_path: Path, sites: Sit
             self._pairs = {name: bytes(32) for name in self._pairs}
         return honest(self, ledger, **values)
 
-    noising.Session.answer = absurd  # type: ignore[method-assign]
-    try:
-        with pytest.raises(FederationError, match="absurd"):
-            execute(grid(folders), asked(tmp_path / "out", 3))
-    finally:
-        noising.Session.answer = honest  # type: ignore[method-assign]
+    monkeypatch.setattr(noising.Session, "answer", absurd)
+    with pytest.raises(FederationError, match="absurd"):
+        execute(grid(folders), asked(tmp_path / "out", 3))
 
 
 @pytest.mark.parametrize(
