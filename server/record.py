@@ -10,6 +10,7 @@ from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import Adjacency, RandomnessKind, Unit
 from server.budget import SiteView
+from server.learning import Steps
 from server.provenance import commit, peak_rss_mb, versions
 from server.summing import Summing
 
@@ -23,7 +24,7 @@ def build(
     closed: Mapping[int, SiteView],
     known: Mapping[int, float],
     units: float,
-    learning_rate: float,
+    steps: Steps,
     joined: Mapping[int, int],
     summing: Summing,
     estimates: Mapping[str, Any] | None,
@@ -41,8 +42,8 @@ def build(
         Numbers of units that a site declared or released.
     units : float
         Of all sites, as it was used.
-    learning_rate : float
-        Step size that was used.
+    steps : Steps
+        How the weights moved.
     joined : mapping of node to int
         Training rounds that each site was part of.
     summing : Summing
@@ -79,7 +80,9 @@ def build(
         "max_records_per_account": plan.max_records_per_account,
         "max_sites_per_unit": plan.max_sites_per_unit,
         "stable_ids": plan.stable_ids,
-        "learning_rate": learning_rate,
+        "learning_rate": steps.learning_rate,
+        "positives": steps.positives,
+        "ridge": steps.ridge,
         "min_sites": plan.min_sites,
         "max_colluding": plan.max_colluding,
         "sites": sites,

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
-from dp_risk.models.stepping import Stepper
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
-from dp_risk.privacy.planning import Noise, check_delta, choose_learning_rate, choose_noise
+from dp_risk.privacy.planning import check_delta, choose_noise
 from dp_risk.types import ConfigurationError, FederationError, Refused, Trust, Unit
 from server import record
 from server.aggregation import Weights
@@ -28,6 +27,7 @@ from server.evaluation import HISTOGRAM, evaluate
 from server.exchange import ask, releases, statements, wait_for_nodes
 from server.heads import Heads
 from server.job import Job
+from server.learning import Learner, Steps
 from server.start import first_module
 from server.summing import Question, Sum, Summing, summing
 
@@ -69,6 +69,7 @@ class Outcome:
 
     weights: Weights
     joined: Mapping[int, int]
+    steps: Steps
 
 
 class Run:
@@ -113,7 +114,7 @@ class Run:
             raise FederationError(f"{len(nodes) - len(views)} sites did not state their budget")
         check_together(views, dataset=job.dataset)
         self._check_heads(views)
-        plan, noise = self._plan(views)
+        plan = self._plan(views)
         self.observer.planned(plan)
         self.keys = {view.node: view.key for view in views}
         closed: list[SiteView] = []
@@ -121,14 +122,7 @@ class Run:
         try:
             sums = self._summing(plan, self._met(plan, enrolled))
             known, sizes = self._units(plan, sums, views)
-            rate = settings.learning_rate or choose_learning_rate(
-                noise,
-                clip_norm=plan.clip_norm,
-                noises=sums.noises,
-                units=sum(sizes.values()),
-                dimension=plan.dimension,
-            )
-            outcome = self._rounds(plan, sums, sizes, rate)
+            outcome = self._rounds(plan, sums, sizes)
             self._save_model(outcome.weights)
             estimates = self._evaluate(plan, sums, outcome.weights)
         finally:
@@ -140,7 +134,7 @@ class Run:
             closed={view.node: view for view in closed},
             known=known,
             units=sum(sizes.values()),
-            learning_rate=rate,
+            steps=outcome.steps,
             joined=outcome.joined,
             summing=sums,
             estimates=estimates,
@@ -173,7 +167,7 @@ class Run:
             self.heads.remember(view.statement)
         self.heads.save()
 
-    def _plan(self, views: list[SiteView]) -> tuple[Plan, Noise]:
+    def _plan(self, views: list[SiteView]) -> Plan:
         job, privacy, settings = self.job, self.job.privacy, self.job.federation
         sizes = [view.units for view in views]
         units = None if None in sizes else sum(size or 0 for size in sizes)
@@ -203,7 +197,7 @@ class Run:
             # Public facts only: an average site's expected batch.
             batch = noise.sampling_rate * (units or 1000 * settings.sites) / settings.sites
             local_rate = (settings.learning_rate or 0.1) / max(batch, 1.0)
-        plan = Plan(
+        return Plan(
             run=job.run,
             dataset=job.dataset,
             schema=self.coding.schema.digest,
@@ -235,7 +229,6 @@ class Run:
             participants={view.site: view.key for view in views},
             seed=job.seed,
         )
-        return plan, noise
 
     def _enrol(self, plan: Plan, views: list[SiteView]) -> list[SiteView]:
         nodes = [view.node for view in views]
@@ -301,33 +294,30 @@ class Run:
         check_delta(plan.delta, round(sum(sizes.values())), where="released")
         return known, sizes
 
-    def _rounds(
-        self, plan: Plan, sums: Summing, units: Mapping[int, float], rate: float
-    ) -> Outcome:
-        job, settings = self.job, self.job.federation
-        module = self.module
-        start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
-        stepper = Stepper(
-            learning_rate=rate,
-            momentum=settings.momentum,
-            averaging=settings.averaging,
-            adam=settings.adam,
+    def _rounds(self, plan: Plan, sums: Summing, units: Mapping[int, float]) -> Outcome:
+        job, module = self.job, self.module
+        learner = Learner(
+            job=job,
+            coding=self.coding,
+            plan=plan,
+            start={name: tensor.numpy().copy() for name, tensor in module.state_dict().items()},
+            units=sum(units.values()),
+            noises=sums.noises,
         )
         shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
-        at = stepper.start(start)
         joined = dict.fromkeys(sorted(units), 0)
         with (job.folder / "rounds.jsonl").open("w") as log:
             for number in range(plan.rounds):
-                got = sums(Question(purpose=TRAINING, shapes=shapes, weights=at.weights))
+                got = sums(Question(purpose=TRAINING, shapes=shapes, weights=learner.weights))
                 for node in got.nodes:
                     joined[node] += 1
                 batch = plan.sampling_rate * sum(units[node] for node in got.nodes)
                 batch *= plan.steps_per_round
                 gradient = {name: array / max(batch, 1.0) for name, array in got.arrays.items()}
-                at = stepper.step(at, gradient)
-                self._check_weights(module, at.weights, number + 1)
+                learner.hear(gradient)
+                self._check_weights(module, learner.weights, number + 1)
                 spent = self._spent(plan, number + 1, sums.asked)
-                auprc = self.observer.stepped(number + 1, plan, spent, stepper.result(at))
+                auprc = self.observer.stepped(number + 1, plan, spent, learner.result())
                 line = {
                     "round": number + 1,
                     "epsilon_spent": spent,
@@ -337,7 +327,7 @@ class Run:
                 }
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-        return Outcome(weights=stepper.result(at), joined=joined)
+        return Outcome(weights=learner.result(), joined=joined, steps=learner.steps)
 
     @staticmethod
     def _check_weights(module: Any, weights: Weights, rounds: int) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from dp_risk.data.coding import Coding
 from dp_risk.models.additive import Additive
 from dp_risk.models.mlp import Mlp
+from dp_risk.models.prior import Prior
 from dp_risk.privacy.isolation import isolated
 from dp_risk.privacy.units import Batch, only
 from dp_risk.types import ConfigurationError
@@ -27,6 +28,15 @@ class Model(Protocol):
         Codes have shape (..., slots), values (..., n_values) and logits (...): records, or
         accounts x records. The first axis is the unit, and units never see each other.
         """
+        ...
+
+    @property
+    def bias(self) -> str:
+        """The parameter that is added to the logit."""
+        ...
+
+    def prior(self, coding: Coding) -> Prior:
+        """Return what is expected of the weights that training moves, from public facts."""
         ...
 
 

@@ -13,6 +13,11 @@ from torch import nn
 
 from dp_risk.data.coding import Coded, Coding, unscale
 from dp_risk.models.embedding import CodeSum
+from dp_risk.models.prior import Block, Prior, smooth
+
+# Variances in squared log-odds, of a code's weight, of a slope over a column's whole scale, and of
+# the bias.
+_CODE, _SLOPE, _BIAS = 1.0, 0.5, 4.0
 
 
 class _Additive(nn.Module):
@@ -50,8 +55,39 @@ class Additive:
 
     def build(self, coding: Coding) -> nn.Module:
         """Return the module, all weights zero."""
-        linear = self.linear and coding.n_values > 0
-        return _Additive(coding, linear=linear, value_scale=self.value_scale)
+        return _Additive(coding, linear=self._slopes(coding), value_scale=self.value_scale)
+
+    @property
+    def bias(self) -> str:
+        """The parameter that is added to the logit."""
+        return "bias.weight"
+
+    def prior(self, coding: Coding) -> Prior:
+        """Return what is expected of the weights: bins like their neighbours, codes alone."""
+        blocks = [Block(name=self.bias, start=0, covariance=np.array([_BIAS]), power=1)]
+        for name in coding.schema.features:
+            codes = coding.feature_codes(name)
+            if len(codes):
+                # The last code of a numeric column is "missing", and like no bin.
+                covariance = np.full(len(codes), _CODE)
+                if name in coding.value_names:
+                    covariance = np.diag(covariance)
+                    covariance[:-1, :-1] = smooth(len(codes) - 1)
+                blocks.append(
+                    Block(
+                        name="terms.codes.weight",
+                        start=codes.start,
+                        covariance=covariance,
+                        power=1,
+                    )
+                )
+        if self._slopes(coding):
+            slopes = np.full(coding.n_values, _SLOPE / self.value_scale**2)
+            blocks.append(Block(name="terms.values.weight", start=0, covariance=slopes, power=2))
+        return blocks
+
+    def _slopes(self, coding: Coding) -> bool:
+        return self.linear and coding.n_values > 0
 
 
 def shapes(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from dp_risk.data.coding import Coding
 from dp_risk.models.embedding import CodeSum
+from dp_risk.models.prior import Block, Prior
+
+# Variance of how far a weight moves: bounds the steps where there is little noise.
+_MOVE = 0.16
 
 
 class _Mlp(nn.Module):
@@ -51,3 +56,16 @@ class Mlp:
     def build(self, coding: Coding) -> nn.Module:
         """Return the module with random initial weights."""
         return _Mlp(coding, width=self.width, depth=self.depth)
+
+    @property
+    def bias(self) -> str:
+        """The parameter that is added to the logit."""
+        return f"rest.{2 * self.depth - 1}.bias"
+
+    def prior(self, coding: Coding) -> Prior:
+        """Return what is expected of the weights: nothing, but that they move little."""
+        parameters = self.build(coding).named_parameters()
+        return [
+            Block(name=name, start=0, covariance=np.full(p.numel(), _MOVE), power=None)
+            for name, p in parameters
+        ]

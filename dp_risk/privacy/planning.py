@@ -1,7 +1,7 @@
 """From what a person asks to a plan's numbers, with public facts only.
 
-The rule of thumb behind the defaults, measured on Spambase and Adult (docs/concepts.md): few large
-steps, and a learning rate in inverse proportion to the noise that one step adds to the weights.
+The rule behind the defaults (docs/concepts.md): few steps over all units, because what noise does
+to a walk of weights depends on how far it goes and not on its number of steps.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dp_risk.privacy.accounting import DELTA_RESERVE, Event, calibrate, gaussian
 from dp_risk.privacy.plan import answers
 from dp_risk.types import ConfigurationError, RandomnessKind, Trust, Unit
 
-# Units in an expected batch, over all sites, below which the noise outweighs the gradient.
-_BATCH = 4000
-_FULL_BATCH_STEPS, _SAMPLED_STEPS = 80, 300
-# In a secure sum every round takes everybody: fewer of them, at some cost in utility
-# (docs/benchmarks.md, "Fifty rounds on other data").
-_FULL_BATCH_SECURE_STEPS = 50
+# Units in an expected batch, over all sites, beyond which more of them hardly lower the noise.
+_BATCH = 250_000
+# Rounds of training, spare ones included; more would move the weights no further (the noise of a
+# walk depends on its length), fewer leave it short.
+_ROUNDS, _FEWEST_ROUNDS = 60, 40
 _RATE_OVER_NOISE, _MAX_RATE, _PLAIN_RATE = 0.08, 2.0, 1.0
 # Spare rounds beside one for every site that may be lost for good, as a part of all rounds: for
 # answers that are lost now and then.
@@ -218,18 +217,20 @@ def choose_noise(
         Rounds that may be lost with a site, at least 0; None chooses it. Only in trust
         distributed are there any.
     """
+
+    def spared(rounds: int) -> int:
+        return choose_spares(rounds, may_lose=may_lose) if spare_rounds is None else spare_rounds
+
     rate = privacy.sampling_rate
     if rate is None:
         rate = 1.0 if units is None else min(1.0, _BATCH / max(units, 1))
+    secure, spares = privacy.trust == Trust.DISTRIBUTED, 0
     if rounds is None:
-        secure = privacy.trust == Trust.DISTRIBUTED
-        full_batch = _FULL_BATCH_SECURE_STEPS if secure else _FULL_BATCH_STEPS
-        steps = full_batch if rate == 1 else _SAMPLED_STEPS
-        rounds = math.ceil(steps / steps_per_round)
-    spares = 0
-    if privacy.trust == Trust.DISTRIBUTED:
-        chosen = choose_spares(rounds, may_lose=may_lose)
-        spares = chosen if spare_rounds is None else spare_rounds
+        rounds = math.ceil(_ROUNDS / steps_per_round)
+        while secure and rounds > _FEWEST_ROUNDS and rounds + spared(rounds) > _ROUNDS:
+            rounds -= 1
+    if secure:
+        spares = spared(rounds)
     noise = Noise(
         noise_multiplier=0.0,
         sampling_rate=rate,
@@ -273,26 +274,18 @@ def choose_noise(
     return replace(noise, noise_multiplier=training)
 
 
-def choose_learning_rate(
-    noise: Noise, *, clip_norm: float, noises: float, units: float, dimension: int
-) -> float:
-    """Return a step size for the mean gradient.
+def choose_learning_rate(noise: float, *, clip_norm: float, dimension: int) -> float:
+    """Return a step size for the mean gradient, where nothing better is known.
 
     Parameters
     ----------
-    noise : Noise
-        The plan's noise.
+    noise : float
+        Standard deviation of the noise in one coordinate of the mean gradient, at least 0.
     clip_norm : float
-        L2 bound of one unit's gradient.
-    noises : float
-        How often the sum holds the noise that is accounted: the number of sites that add all of it
-        each; where n sites share it and c may collude, n / (n - c).
-    units : float
-        Declared or released number of units.
+        L2 bound of one unit's gradient, above 0.
     dimension : int
-        Number of coordinates.
+        Number of coordinates, at least 1.
     """
-    if noise.noise_multiplier == 0:
+    if noise == 0:
         return _PLAIN_RATE
-    std = noise.noise_multiplier * math.sqrt(noises) / (noise.sampling_rate * max(units, 1.0))
-    return min(_MAX_RATE, _RATE_OVER_NOISE / (std * math.sqrt(dimension))) / clip_norm
+    return min(_MAX_RATE / clip_norm, _RATE_OVER_NOISE / (noise * math.sqrt(dimension)))

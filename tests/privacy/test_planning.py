@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from dp_risk.privacy.accounting import Event, epsilon
 from dp_risk.privacy.planning import (
-    Noise,
     Privacy,
     check_delta,
     choose_learning_rate,
@@ -148,10 +147,10 @@ def test_an_evaluation_costs_training_nothing_where_the_holdout_has_its_own_acco
 
 
 def test_the_batch_is_public_and_bounded():
-    few, many = choose(), choose(units=40_000)
+    few, many = choose(), choose(units=2_500_000)
     asked = choose(privacy(sampling_rate=0.25))
     assert (few.sampling_rate, many.sampling_rate, asked.sampling_rate) == (1.0, 0.1, 0.25)
-    assert choose(rounds=None, steps_per_round=3).rounds == 27
+    assert choose(rounds=None, steps_per_round=3).rounds == 20
 
 
 def test_no_protection_has_no_noise():
@@ -161,21 +160,15 @@ def test_no_protection_has_no_noise():
 
 
 def test_the_learning_rate_falls_with_the_noise_of_a_step():
-    def rate(noise=50.0, sites=10, units=1e4, dimension=100, clip=1.0):
-        numbers = Noise(noise_multiplier=noise, sampling_rate=0.5, rounds=9, spares=0,
-                        counts_noise=0.0, score_bins_noise=0.0, evaluation_noise=0.0)  # fmt: skip
-        return choose_learning_rate(
-            numbers, clip_norm=clip, noises=sites, units=units, dimension=dimension
-        )
+    def rate(noise=0.01, dimension=100, clip=1.0):
+        return choose_learning_rate(noise, clip_norm=clip, dimension=dimension)
 
     base = rate()
-    assert rate(noise=100.0) == pytest.approx(base / 2)
-    assert rate(sites=40) == pytest.approx(base / 2)
+    assert rate(noise=0.02) == pytest.approx(base / 2)
     assert rate(dimension=400) == pytest.approx(base / 2)
-    assert rate(units=5e3) == pytest.approx(base / 2)
-    assert rate(clip=2.0) == pytest.approx(base / 2)
-    assert rate(noise=1e-3) == pytest.approx(2.0)
-    assert 0 < rate(units=-50.0) < base
+    assert rate(clip=2.0) == base
+    assert (rate(noise=1e-9), rate(noise=1e-9, clip=2.0)) == (2.0, 1.0)
+    assert rate(noise=0.0) == 1.0
 
 
 @pytest.mark.parametrize("spare_rounds", [None, 0, 1, 7])
@@ -207,7 +200,13 @@ def test_spares_are_one_a_site_and_a_tenth_of_the_rounds():
     assert choose_spares(61, may_lose=15) == 22
 
 
-def test_a_secure_sum_takes_fewer_rounds():
-    shared = choose(privacy(trust="distributed"), rounds=None)
-    assert (shared.rounds, shared.spares) == (50, 5)
-    assert choose(rounds=None).rounds == 80
+@pytest.mark.parametrize(("may_lose", "rounds", "spares"), [(0, 54, 6), (1, 53, 7), (9, 46, 14)])
+def test_rounds_and_spares_are_sixty_together(may_lose, rounds, spares):
+    shared = choose(privacy(trust="distributed"), rounds=None, may_lose=may_lose)
+    assert (shared.rounds, shared.spares) == (rounds, spares)
+    assert choose(rounds=None).rounds == 60
+
+
+def test_many_lost_sites_do_not_take_all_rounds():
+    shared = choose(privacy(trust="distributed"), rounds=None, may_lose=200)
+    assert (shared.rounds, shared.spares) == (40, 204)

@@ -1,0 +1,154 @@
+"""From the sums of rounds to weights: at which weights to ask next, and how to step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_risk import models
+from dp_risk.data.coding import Coding
+from dp_risk.models import opening
+from dp_risk.models.opening import Weights
+from dp_risk.models.preconditioning import Preconditioner, fit
+from dp_risk.models.stepping import Stepper
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.planning import choose_learning_rate
+from server.job import Job
+
+# Fewer rounds than this do not pay for an opening.
+_FEWEST_ROUNDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """How a run stepped, for its record.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Step size for the mean gradient, or for the preconditioned one.
+    positives : float or None
+        Share of positive units that the opening rounds released; None without them.
+    ridge : float or None
+        Of the preconditioner; None without one.
+    """
+
+    learning_rate: float
+    positives: float | None = None
+    ridge: float | None = None
+
+
+class Learner:
+    """The server's half of training: post-processing of what sites release.
+
+    With a learning rate of the user's, few rounds, several steps a round or weights to start
+    from, every round is a step of plain momentum SGD or Adam. Else the first two rounds find the
+    share of positives and how often codes occur, and all later steps are preconditioned.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked.
+    coding : Coding
+        Of the public schema.
+    plan : Plan
+        The enrolled plan.
+    start : mapping of parameter name to ndarray
+        First weights.
+    units : float
+        Declared or released number of units.
+    noises : float
+        How often a sum holds the noise that is accounted (`Summing.noises`).
+    """
+
+    def __init__(
+        self,
+        *,
+        job: Job,
+        coding: Coding,
+        plan: Plan,
+        start: Weights,
+        units: float,
+        noises: float,
+    ) -> None:
+        settings = job.federation
+        self._model = models.create(job.model, job.model_options)
+        self._coding = coding
+        self._start = start
+        self._momentum = settings.momentum
+        self._rounds = plan.rounds
+        batch = max(1.0, plan.sampling_rate * units)
+        # Of the noise in one coordinate of a mean gradient.
+        self._noise = plan.noise_multiplier * plan.clip_norm * math.sqrt(noises) / batch
+        opens = (
+            settings.learning_rate is None
+            and plan.steps_per_round == 1
+            and plan.rounds >= _FEWEST_ROUNDS
+            and job.start is None
+        )
+        self._openings: list[Weights] | None = [] if opens else None
+        self._precondition: Preconditioner | None = None
+        rate = settings.learning_rate
+        if opens:
+            # Momentum multiplies a step by 1 / (1 - momentum).
+            rate = 1 - settings.momentum
+        elif rate is None:
+            rate = choose_learning_rate(
+                self._noise, clip_norm=plan.clip_norm, dimension=plan.dimension
+            )
+        self._stepper = Stepper(
+            learning_rate=rate,
+            momentum=settings.momentum,
+            averaging=settings.averaging,
+            adam=settings.adam,
+        )
+        self._at = self._stepper.start(start)
+        self._positives: float | None = None
+
+    @property
+    def weights(self) -> Weights:
+        """Where the next round's gradient is asked for."""
+        if self._openings is None or len(self._openings) == opening.ROUNDS:
+            return self._at.weights
+        return opening.certain(self._start, self._model.bias, positive=not self._openings)
+
+    def hear(self, gradient: Weights) -> None:
+        """Take the mean gradient of a round, at `weights`."""
+        if self._openings is not None and len(self._openings) < opening.ROUNDS:
+            self._openings.append(gradient)
+            if len(self._openings) == opening.ROUNDS:
+                self._open(*self._openings)
+            return
+        if self._precondition is not None:
+            gradient = self._precondition(gradient)
+        self._at = self._stepper.step(self._at, gradient)
+
+    def result(self) -> dict[str, NDArray[np.float64]]:
+        """Return the averaged weights so far."""
+        return self._stepper.result(self._at)
+
+    @property
+    def steps(self) -> Steps:
+        """How the run stepped."""
+        return Steps(
+            learning_rate=self._stepper.learning_rate,
+            positives=self._positives,
+            ridge=self._precondition.ridge if self._precondition else None,
+        )
+
+    def _open(self, at_positive: Weights, at_negative: Weights) -> None:
+        bias = self._model.bias
+        said = opening.read(at_positive, at_negative, bias, noise=self._noise)
+        self._positives = said.positives
+        self._precondition = fit(
+            self._model.prior(self._coding),
+            said,
+            noise=self._noise,
+            steps=self._rounds - opening.ROUNDS,
+        )
+        odds = math.log(said.positives / (1 - said.positives))
+        first = {**self._start, bias: np.full_like(self._start[bias], odds)}
+        self._at = self._stepper.start(first)
