@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def _gaps(rate: float) -> Alias:
     for _ in range(_block(rate)):
         survival = survival * miss >> 256
         beyond.append(survival >> (256 - MASS_BITS))
-    return Alias([*(a - b for a, b in zip(beyond, beyond[1:], strict=False)), beyond[-1]])
+    return Alias([*(a - b for a, b in pairwise(beyond)), beyond[-1]])
 
 
 def poisson_sample(units: int, rate: float, randomness: Randomness) -> NDArray[np.int64]:
