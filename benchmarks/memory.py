@@ -105,6 +105,7 @@ def measured(shard: Shard, method: str, rows: int, steps: int) -> dict[str, Any]
 
 
 def main() -> None:
+    """Measure and print, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="where the rows go")
     parser.add_argument("--quick", action="store_true", help="fewer steps, up to a million rows")

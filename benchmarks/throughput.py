@@ -197,6 +197,7 @@ PARTS: dict[str, Callable[..., list[Row]]] = {
 
 
 def main() -> None:
+    """Measure and print, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="where the rows go")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and sizes")
