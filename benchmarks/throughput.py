@@ -1,7 +1,7 @@
 """Noise, sampling, plans and the reading of ten million rows, each against its named peers.
 
-Every ratio is time over that of the peer in the same row group, measured in turns in one process,
-one thread, medians. OpenDP and diffprivlib are measured where they can be imported.
+Every ratio is a peer's time over ours, measured in turns in one process and one thread: medians of
+processor time, which other work on the machine disturbs least. OpenDP and diffprivlib are measured where they can be imported.
 
     OMP_NUM_THREADS=1 python benchmarks/throughput.py --json figures.json
 """
@@ -41,13 +41,13 @@ BITS = 20
 
 
 def in_turns(methods: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Return the median seconds of each method; they take turns, after one turn that is dropped."""
+    """Return median seconds of the processor; methods take turns, the first turn is dropped."""
     samples: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repetitions + 1):
         for name, method in methods.items():
-            start = time.perf_counter()
+            start = time.process_time()
             method()
-            samples[name].append(time.perf_counter() - start)
+            samples[name].append(time.process_time() - start)
     return {name: float(np.median(seconds[1:])) for name, seconds in samples.items()}
 
 
