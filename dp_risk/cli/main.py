@@ -247,10 +247,11 @@ def _configured(options: argparse.Namespace) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    from dp_risk.cli import search
     from dp_risk.cli.compose import settings
 
     if options.multirun:
+        from dp_risk.cli import search
+
         search.run(
             options.overrides,
             lambda asked, number: _one(options, asked, number),
@@ -262,18 +263,21 @@ def _configured(options: argparse.Namespace) -> None:
 
 def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Path | None:
     """Do one job; return the run folder of a training run."""
-    from dp_risk.cli import artefacts, frontier, plan, simulate, training
+    settings.tuning.refuse_private()
+    if options.verb == "plan":
+        # Neither Flower nor Opacus is read for a plan: that would take most of its time.
+        from dp_risk.cli import plan, sizes
+
+        units = options.units
+        if units is None and settings.data.path is None:
+            units = sizes.declared_units(settings)
+        plan.show(settings, units, options.out)
+        return None
+    from dp_risk.cli import artefacts, frontier, simulate, training
     from dp_risk.cli.audit import audit
     from dp_risk.cli.display import console, progress
 
-    settings.tuning.refuse_private()
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    if options.verb == "plan":
-        units = options.units
-        if units is None and settings.data.path is None:
-            units = simulate.declared_units(settings)
-        plan.show(settings, units, options.out)
-        return None
     if options.verb == "frontier":
         settings.data.load_schema()
         folder = artefacts.run_folder(settings.run.dir, options.verb, job)

@@ -12,7 +12,6 @@ from dp_risk.cli.display import console, table
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
-from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.plan import answers
 from dp_risk.privacy.planning import Noise, Privacy, check_delta, choose_noise
 from dp_risk.types import ConfigurationError, Trust
@@ -38,6 +37,8 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
         check_delta(asked.delta, units, where="--units")
     coding = Coding(schema=settings.data.load_schema())
     module = models.build(settings.model_name, settings.model_options, coding, settings.seed)
+    # As `dp_risk.privacy.dpsgd` counts them, which takes seconds to import.
+    dimension = sum(p.numel() for p in module.parameters() if p.requires_grad)
     targets = sorted({*_TABLE, asked.epsilon} - {None}, key=lambda e: float(e or 0))
     try:
         filter = Filter.open(settings.sites.lifetime_epsilon, asked.delta)
@@ -79,7 +80,7 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     screen.print(table("Cost of one run at a site", head, rows))
     known = "sizes released with noise" if units is None else f"{units} training units"
     screen.print(
-        f"\ndelta {asked.delta:g}; {known}; {dimension(module)} coordinates; lifetime cost by the "
+        f"\ndelta {asked.delta:g}; {known}; {dimension} coordinates; lifetime cost by the "
         f"Renyi filter at order {filter.order}, of a budget of {filter.lifetime_epsilon:g}"
     )
     data = {
@@ -87,7 +88,7 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
         "delta": asked.delta,
         "epsilon": asked.epsilon,
         "units": units,
-        "dimension": dimension(module),
+        "dimension": dimension,
         "filter_order": filter.order,
         "lifetime_epsilon": filter.lifetime_epsilon,
         "plans": lines,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -19,10 +18,10 @@ import yaml
 from clients.policy import Policy
 from clients.site import POLICY, SIGNING, Site
 from dp_risk.cli.settings import Settings
+from dp_risk.cli.sizes import split_key, training_units
 from dp_risk.data.coding import Coding
 from dp_risk.data.partition import whole_accounts
 from dp_risk.data.source import read_table
-from dp_risk.data.split import holdout_mask, public_key
 from dp_risk.models import REGISTRY
 from dp_risk.privacy import keys
 from dp_risk.privacy.plan import PURPOSES
@@ -151,7 +150,7 @@ def _deal(settings: Settings, folder: Path, lifetime_epsilon: float) -> None:
         temporary = Path(name) / folder.name
         temporary.mkdir()
         # One key for all sites: a unit that sits at several is on one side of the split at each.
-        key = _split_key(settings)
+        key = split_key(settings)
         roster = _roster(settings, temporary)
         total = sum(
             _make_site(settings, temporary / name, table.filter(pa.array(site_of == number)),
@@ -186,7 +185,7 @@ def _make_site(
     """Write one site's folder; return its declared units, 0 when they are private."""
     data = settings.data
     pq.write_table(rows, site / "rows.parquet")
-    units = _training_units(settings, coding, rows, key) if data.public_size else None
+    units = training_units(settings, coding, rows, key) if data.public_size else None
     Site.create(
         site,
         policy=_policy(settings, site.name, units, lifetime_epsilon, roster),
@@ -196,27 +195,6 @@ def _make_site(
         split_key=key,
     )
     return units or 0
-
-
-def declared_units(settings: Settings) -> int | None:
-    """Return the public number of training units of built-in data, as its sites would declare."""
-    if not (settings.data.public and settings.data.public_size):
-        return None
-    coding, rows = Coding(schema=settings.data.load_schema()), read_table(settings.data.file)
-    return _training_units(settings, coding, rows, _split_key(settings))
-
-
-def _training_units(settings: Settings, coding: Coding, rows: pa.Table, key: bytes) -> int:
-    unit = Unit(settings.privacy_values["unit"])
-    ids = coding.encode(rows, unit=unit).ids
-    ids = ids[~holdout_mask(ids, key, settings.data.holdout)]
-    return len(np.unique(ids)) if unit == Unit.ACCOUNT else len(ids)
-
-
-def _split_key(settings: Settings) -> bytes:
-    if settings.data.public:
-        return public_key(settings.seed)
-    return os.urandom(32)
 
 
 def _policy(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 
-# The sampler never draws further from zero than 10.5 standard deviations.
+# The sampler never draws further from zero than 12 standard deviations.
 _TAIL = 12
 # A multiple of the step below this comes back from a float as the same whole number.
 _MOST_EXACT = 2**51

@@ -273,7 +273,8 @@ def test_units_are_coded_once_for_each_kind(tmp_path: Path) -> None:
     assert len(records.units(Split.TRAIN, 10)) == len(table())
     assert len(list((tmp_path / "s" / "coded").iterdir())) == 2
     again = Shard(**vars_of(accounts)).units(Split.TRAIN, 10)
-    assert isinstance(again._offsets, np.memmap)
+    for stored in (again._offsets, again._coded.codes):
+        assert isinstance(stored.base, np.memmap)
 
 
 def vars_of(made: Shard) -> dict[str, object]:

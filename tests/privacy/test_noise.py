@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -8,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dp_risk.privacy.noise import Grid, discrete_gaussian, sum_distance
+from dp_risk.privacy.noise import (
+    _SAMPLER_DISTANCE,
+    Grid,
+    _cells,
+    discrete_gaussian,
+    sum_distance,
+)
 from dp_risk.privacy.randomness import Randomness
+from tests.privacy.test_alias import masses_of
 
 
 @pytest.mark.statistical
@@ -40,13 +48,93 @@ def test_fine_draws_are_gaussian(bits):
     assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 6 / math.sqrt(n)
 
 
+@pytest.mark.statistical
+@pytest.mark.parametrize("bits", [7, 8, 9])
+def test_draws_follow_the_exact_masses_within_and_across_cells(bits):
+    # Chi-square on every value that is expected 20 times, and on both tails; three at level 1e-7.
+    n, std = 3_000_000, 2**bits
+    draws = discrete_gaussian(bits, n, Randomness.seeded(23, bits))
+    observed = np.bincount(draws + 12 * std, minlength=24 * std + 1)
+    support = np.arange(-12 * std, 12 * std + 1)
+    mass = np.exp(-(support**2) / (2 * std**2))
+    expected = n * mass / mass.sum()
+    inside = expected > 20
+    tails = [(~inside) & (support < 0), (~inside) & (support > 0)]
+    found = [*observed[inside], *(observed[tail].sum() for tail in tails)]
+    due = [*expected[inside], *(expected[tail].sum() for tail in tails)]
+    assert stats.chisquare(found, np.array(due) * sum(found) / sum(due)).pvalue > 1e-7
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("bits", [20, 22, 24])
+def test_fine_draws_have_the_right_tails_and_low_bits(bits):
+    # Six chi-squares at level 1e-7, and 72 one-sided Poisson tests at level 1e-9.
+    n = 4_000_000
+    draws = discrete_gaussian(bits, n, Randomness.seeded(24, bits))
+    scaled = draws / 2.0**bits
+    edges = np.concatenate([[-np.inf], np.linspace(-4.5, 4.5, 181), [np.inf]])
+    due = np.diff(stats.norm.cdf(edges)) * n
+    assert stats.chisquare(np.histogram(scaled, edges)[0], due).pvalue > 1e-7
+    for sign in (-1, 1):
+        for tail in (3.0, 3.5, 4.0, 4.5, 5.0, 5.5):
+            count, mean = int((sign * scaled > tail).sum()), n * stats.norm.sf(tail)
+            assert stats.poisson.cdf(count, mean) > 1e-9
+            assert stats.poisson.sf(count - 1, mean) > 1e-9
+    low = np.bincount(draws & 255, minlength=256)
+    assert stats.chisquare(low).pvalue > 1e-7
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 6, 7, 9])
+def test_the_sampler_is_within_its_stated_distance(bits):
+    # What the table holds, times what is kept, against exact masses at 80 digits.
+    coarse = min(bits, 6)
+    places = 2 ** (bits - coarse)
+    cells = masses_of(_cells(coarse)[0])
+    with localcontext() as context:
+        context.prec = 80
+
+        def weight(exponent: int) -> Decimal:
+            return (Decimal(-exponent) / 2 ** (2 * bits + 1)).exp()
+
+        drawn, exact = [], []
+        for m in range(13 * 2**bits):
+            h, place = divmod(m, places)
+            signs = 1 if m == 0 else 2
+            cell = Decimal(cells[h]) if h < len(cells) else Decimal(0)
+            drawn.append(signs * cell * weight((2 * h * places + place) * place))
+            exact.append(signs * weight(m * m))
+        totals = sum(drawn), sum(exact)
+        far = sum(abs(a / totals[0] - b / totals[1]) for a, b in zip(drawn, exact, strict=True)) / 2
+    assert far < _SAMPLER_DISTANCE
+    assert far > _SAMPLER_DISTANCE / 2**6
+
+
+@pytest.mark.parametrize("bits", [1, 6])
+def test_no_place_of_a_cell_has_less_chance_than_what_is_kept_unseen(bits):
+    # The bound leaves all bits that choose the place alone, and zero is never kept unseen.
+    _, surely = _cells(bits)
+    cell = np.arange(len(surely))
+    assert surely[0] == 0
+    assert not (surely & np.uint64(2**32 - 1)).any()
+    least = np.exp(-(2 * cell + 1) / 2.0 ** (2 * bits + 1))
+    assert (surely.astype(np.float64) * 2.0**-64 < least).all()
+    assert (surely[1:].astype(np.float64) * 2.0**-64 > least[1:] - 2.0**-29).all()
+
+
+@given(st.integers(1, 24), st.integers(0, 40), st.integers(0, 2**32))
+def test_a_seed_repeats_its_draws(bits, size, seed):
+    first = discrete_gaussian(bits, size, Randomness.seeded(seed))
+    assert np.array_equal(first, discrete_gaussian(bits, size, Randomness.seeded(seed)))
+    assert (np.abs(first) < 12 * 2**bits).all()
+
+
 @pytest.mark.parametrize("bits", [0, 25, -1])
 def test_bits_out_of_range_are_refused(bits):
     with pytest.raises(ValueError, match="bits"):
         discrete_gaussian(bits, 1, Randomness.seeded(1))
 
 
-@pytest.mark.parametrize("size", [0, 1, 7])
+@pytest.mark.parametrize("size", [0, 1, 7, 8191, 8192, 20_000])
 def test_the_number_of_draws(size):
     assert discrete_gaussian(14, size, Randomness.seeded(1)).shape == (size,)
 

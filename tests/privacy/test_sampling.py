@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dp_risk.privacy.randomness import Randomness
-from dp_risk.privacy.sampling import distance, poisson_sample
+from dp_risk.privacy.sampling import _block, _gaps, distance, poisson_sample
+from tests.privacy.test_alias import masses_of
 
 # Each statistic lies within 6 standard deviations with probability 1 - 2e-9.
 SIGMAS = 6.0
@@ -80,6 +82,31 @@ def test_long_gaps_cross_the_table():
     assert stats.chisquare(observed, np.diff(cdf) * len(gaps)).pvalue > 1e-7
 
 
+@pytest.mark.parametrize("rate", [0.125, 0.1, 1 / 3, 0.01, 1e-3, 1e-5])
+def test_the_law_of_a_gap_is_within_its_stated_distance(rate):
+    gaps, block = masses_of(_gaps(rate)), _block(rate)
+    assert len(gaps) == block + 1
+    hit, exact, left = Fraction(rate), [], Fraction(1)
+    for _ in range(block):
+        # Rounded far below what is compared.
+        exact.append(Fraction(int(hit * left * 2**400), 2**400))
+        left = Fraction(int((1 - hit) * left * 2**400), 2**400)
+    far = sum(abs(Fraction(a, 2**128) - b) for a, b in zip(gaps, [*exact, left], strict=True)) / 2
+    assert far < Fraction(block + 1, 2**128)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("rate", [0.124, 0.126, 0.5, 0.999])
+def test_both_ways_choose_as_many_on_either_side_of_where_they_meet(rate):
+    # Counts of 400 equal stretches: chi-square, four at level 1e-7, both sides.
+    units, stretches = 2_000_000, 400
+    index = poisson_sample(units, rate, Randomness.seeded(14))
+    counts = np.bincount(index * stretches // units, minlength=stretches)
+    each = units / stretches
+    value = ((counts - each * rate) ** 2).sum() / (each * rate * (1 - rate))
+    assert 1e-7 < stats.chi2(stretches).cdf(value) < 1 - 1e-7
+
+
 def test_the_distance_grows_with_what_is_drawn():
-    assert distance(1000, 1.0, 10) == 0
+    assert distance(1000, 1.0, 10) == distance(1000, 0.126, 10) == 0
     assert 0 < distance(1000, 0.1, 10) < distance(1000, 0.1, 100) < distance(10**6, 0.1, 100) < 1e-9
