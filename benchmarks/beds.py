@@ -21,16 +21,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.data.labels import read_labels
 from dp_risk.data.schema import Schema
 from dp_risk.data.source import builtin_path, read_table
 from dp_risk.data.split import holdout_mask, public_key
+from dp_risk.evaluation.metrics import evaluate
 from dp_risk.types import ConfigurationError
 
 HOLDOUT = 0.2
+METRICS = {"auroc": "auroc", "auprc": "auprc", "recall_at_1pct_fpr": "recall_at_fpr_1pct"}
 FILES = {
     "uci": "uci_credit_default.parquet",
     "phishing": "phishing_87.parquet",
@@ -140,6 +142,12 @@ def tolokers(file: Path) -> Any:
 def train_mask(ids: NDArray[np.bytes_], seed: int) -> NDArray[np.bool_]:
     """Return which rows the simulated sites of a run with this seed train on, all together."""
     return ~holdout_mask(ids, public_key(seed), HOLDOUT)
+
+
+def metrics(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
+    """Return the metrics of every benchmark of utility, as `METRICS` names them."""
+    found = evaluate(labels, scores, bootstrap=0)
+    return {name: round(found[key].value, 6) for name, key in METRICS.items()}
 
 
 def save(one: Bed, folder: Path) -> None:

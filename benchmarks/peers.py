@@ -5,10 +5,10 @@
 
 DP-EBM (Nori et al., ICML 2021) runs with its own defaults, on numbers on the public scale and on
 numbers as they are with ranges that it reads off the rows, free of charge. diffprivlib's logistic
-regression (Chaudhuri et al., JMLR 2011; delta 0) reads the numbers and the codes, one-hot; its C is
-the best of eleven **on the test rows**, for each split, and so is the bound on the norm of a row where
-rows differ in it. Boosting and logistic regression without
-privacy are those of `dp-risk frontier`. Splits are those of a run of dp-risk with the same seed.
+regression (Chaudhuri et al., JMLR 2011; delta 0) reads the numbers and the codes, one-hot. Its C is
+the best of eleven **on the test rows**, for each split, and so is the bound on the norm of a row
+where rows differ in it. Boosting and logistic regression without privacy are those of
+`dp-risk frontier`. Splits are those of a run of dp-risk with the same seed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import product
@@ -29,28 +30,16 @@ from typing import Any
 
 import dp_ebm
 import numpy as np
-from beds import BEDS, Bed, bed, train_mask
-from numpy.typing import ArrayLike, NDArray
+from beds import BEDS, METRICS, Bed, bed, metrics, train_mask
+from numpy.typing import NDArray
 
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.data.schema import Text
 from dp_risk.evaluation import baselines
-from dp_risk.evaluation.metrics import evaluate
 from dp_risk.evaluation.stored import split_digest
 
 PACKAGES = ("interpret-core", "diffprivlib", "scikit-learn", "numpy", "pyarrow")
 INVERSE_PENALTIES = tuple(10 ** (power / 2) for power in range(-8, 3))
-
-
-def metrics(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
-    """Return the three metrics of every benchmark of utility."""
-    found = evaluate(labels, scores, bootstrap=0)
-    names = {
-        "auroc": "auroc",
-        "auprc": "auprc",
-        "recall_at_1pct_fpr": "recall_at_fpr_1pct",
-    }
-    return {name: round(found[key].value, 6) for name, key in names.items()}
 
 
 def ebm(features: str) -> Callable[..., dict[str, Any]]:
@@ -161,20 +150,17 @@ def measure(
     return rows
 
 
-def stored(rows: list[dict[str, Any]]) -> str:
-    """Return rows, the command and the versions as JSON, a row a line."""
+def as_json(packages: Sequence[str] = PACKAGES, **tables: list[dict[str, Any]]) -> str:
+    """Return tables, the command that made them and versions as JSON, a row a line."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
+    for package in packages:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    command = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
-    lines = ",\n  ".join(json.dumps(row) for row in rows)
-    return (
-        f'{{"command": {json.dumps(command)},\n "versions": {json.dumps(versions)},\n'
-        f' "rows": [\n  {lines}\n ]}}\n'
-    )
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    parts = {"command": json.dumps(command), "versions": json.dumps(versions)}
+    for name, rows in tables.items():
+        parts[name] = "[\n  " + ",\n  ".join(json.dumps(row) for row in rows) + "\n ]"
+    return "{" + ",\n ".join(f'"{name}": {text}' for name, text in parts.items()) + "}\n"
 
 
 def main() -> None:
@@ -204,14 +190,11 @@ def main() -> None:
                 chosen = [row for row in found if row["epsilon"] == epsilon]
                 print(
                     f"  epsilon {epsilon}:",
-                    *(
-                        f"{key} {np.mean([row[key] for row in chosen]):.4f}"
-                        for key in ("auroc", "auprc", "recall_at_1pct_fpr")
-                    ),
+                    *(f"{key} {np.mean([row[key] for row in chosen]):.4f}" for key in METRICS),
                     flush=True,
                 )
             if options.json:
-                options.json.write_text(stored(rows))
+                options.json.write_text(as_json(rows=rows))
 
 
 if __name__ == "__main__":
