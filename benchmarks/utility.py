@@ -131,8 +131,9 @@ def compared(rows: Rows) -> Rows:
     -------
     list of dict
         ``bed, epsilon, metric, method``; ``source`` of its numbers; ``ours, theirs`` (means over
-        the seeds that both have), ``margin``, ``spread`` (None with one seed), ``larger`` (whether
-        the margin exceeds the spread), ``wins`` and ``seeds``.
+        the seeds that both have), ``margin``, ``spread`` and ``spread_of_margins`` (the deviation
+        of the margins of single seeds; None with one seed), ``larger`` (whether the margin exceeds
+        the spread), ``wins`` and ``seeds``.
     """
     by_seed: defaultdict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
@@ -171,6 +172,7 @@ def _line(
         "theirs": round(statistics.fmean(sides[1]), 5),
         "margin": round(margin, 5),
         "spread": None if spread is None else round(spread, 5),
+        "spread_of_margins": round(statistics.stdev(gaps), 5) if len(seeds) > 1 else None,
         "larger": None if spread is None else margin > spread,
         "wins": sum(gap > 0 for gap in gaps),
         "seeds": len(seeds),
