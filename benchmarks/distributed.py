@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from beds import metrics
 from flwr.app import Context, Message
 
 from clients.app import make_app
 from clients.site import Site
 from dp_risk import wire
 from dp_risk.cli import compose, training
-from dp_risk.cli.frontier import scratch_folder
+from dp_risk.cli.scratch import scratch_place
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import make_sites
-from dp_risk.evaluation.metrics import auprc, auroc
+from dp_risk.evaluation.stored import split_digest
 from dp_risk.types import Refused
 from server.grids import InProcessGrid
 from server.job import Job
@@ -113,9 +114,9 @@ def run(settings: Settings, scratch: Path, losing: float = 0.0) -> dict[str, Any
         "q": record["q"],
         "sigma": record["sigma"],
         "learning_rate": record["learning_rate"],
-        "auroc": auroc(holdout.labels, scores),
-        "auprc": auprc(holdout.labels, scores),
+        **metrics(holdout.labels, scores),
         "seconds": record["seconds"],
+        "holdout": split_digest(holdout.ids[:0], holdout.ids)[:16],
     }
 
 
@@ -143,7 +144,7 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     base, found = compose.settings(options.overrides), []
-    with tempfile.TemporaryDirectory(prefix="dp-risk-", dir=scratch_folder()) as name:
+    with scratch_place() as scratch:
         for epsilon in options.epsilons:
             for seed in options.seeds:
                 lines = []
@@ -151,9 +152,9 @@ def main() -> None:
                     one = compose.with_privacy(
                         base, seed=seed, epsilon=epsilon, trust="distributed", max_colluding=count
                     )
-                    lines.append(run(one, Path(name), options.losing))
+                    lines.append(run(one, scratch, options.losing))
                 if not options.no_pooled:
-                    lines.append(run(pooled(one, lines[0]["rounds"]), Path(name)))
+                    lines.append(run(pooled(one, lines[0]["rounds"]), scratch))
                 for line in lines:
                     print(", ".join(f"{key} {value}" for key, value in line.items()), flush=True)
                 found += lines

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 import conf
 from dp_risk.data.coding import Coded, Coding, unscale
 from dp_risk.data.files import BUILTIN
-from dp_risk.data.schema import Categorical, Numeric
+from dp_risk.data.schema import Categorical, Feature, Numeric, Text
 from dp_risk.data.settings import Data
 from dp_risk.data.source import read_table
 from dp_risk.data.split import holdout_mask, public_key
@@ -49,15 +49,39 @@ def settings_of(name: str) -> Data:
 
 
 def columns(coded: Coded, coding: Coding, features: str) -> NDArray[np.object_]:
-    """Return a column a feature: numbers as they are, or on the public scale; codes as text."""
-    out = np.empty((len(coded), len(coding.schema.features)), dtype=object)
-    for i, (name, feature) in enumerate(coding.schema.features.items()):
+    """Return a column for each name of `column_names`.
+
+    Numbers are as they are, or on the public scale; codes are text; a bucket of a text column says
+    whether the row has it.
+    """
+    found: list[NDArray[Any]] = []
+    for name, feature in coding.schema.features.items():
         if isinstance(feature, Numeric):
             values = coded.values[:, coding.value_names.index(name)].astype(np.float64)
-            out[:, i] = values if features == "scaled" else unscale(values, feature)
+            found.append(values if features == "scaled" else unscale(values, feature))
+        elif isinstance(feature, Categorical):
+            found.append(coded.codes[:, coding.slot_names.index(name)].astype(str))
         else:
-            out[:, i] = coded.codes[:, coding.slot_names.index(name)].astype(str)
+            codes = coding.feature_codes(name)
+            has = np.zeros((len(coded), len(codes)), dtype=bool)
+            rows, slots = np.nonzero((coded.codes >= codes.start) & (coded.codes < codes.stop))
+            has[rows, coded.codes[rows, slots] - codes.start] = True
+            found += list(has.astype(int).astype(str).T)
+    out = np.empty((len(coded), len(found)), dtype=object)
+    for i, column in enumerate(found):
+        out[:, i] = column
     return out
+
+
+def column_names(coding: Coding) -> dict[str, Feature]:
+    """Return the name of each column, with its feature: one a bucket where that is text."""
+    names: dict[str, Feature] = {}
+    for name, feature in coding.schema.features.items():
+        if isinstance(feature, Text):
+            names |= {f"{name}#{i}": feature for i in range(feature.buckets)}
+        else:
+            names[name] = feature
+    return names
 
 
 def bounds(coding: Coding, features: str) -> dict[int, tuple[float, float]] | None:
@@ -66,7 +90,7 @@ def bounds(coding: Coding, features: str) -> dict[int, tuple[float, float]] | No
         return None
     numeric = {
         i: feature
-        for i, feature in enumerate(coding.schema.features.values())
+        for i, feature in enumerate(column_names(coding).values())
         if isinstance(feature, Numeric)
     }
     return {i: (0.0, 1.0) if features == "scaled" else (f.low, f.high) for i, f in numeric.items()}
@@ -86,10 +110,10 @@ def scores(
     from interpret.privacy import DPExplainableBoostingClassifier
 
     model = DPExplainableBoostingClassifier(
-        feature_names=list(coding.schema.features),
+        feature_names=list(column_names(coding)),
         feature_types=[
-            "nominal" if isinstance(feature, Categorical) else "continuous"
-            for feature in coding.schema.features.values()
+            "continuous" if isinstance(feature, Numeric) else "nominal"
+            for feature in column_names(coding).values()
         ],
         epsilon=epsilon,
         delta=delta,

@@ -299,11 +299,15 @@ class Coding:
 
 def scale(numbers: NDArray[np.float64], feature: Numeric) -> NDArray[np.float64]:
     """Return numbers on a feature's public scale: [0, 1], NaN stays NaN."""
-    offset = np.clip(numbers, feature.low, feature.high) - feature.low
+    clipped = np.clip(numbers, feature.low, feature.high)
     span = feature.high - feature.low
     if feature.scale == "log":
-        return np.asarray(np.log1p(offset / feature.unit) / np.log1p(span / feature.unit))
-    return np.asarray(offset / span)
+        offset = (clipped - feature.low) / feature.unit
+        return np.asarray(np.log1p(offset) / np.log1p(span / feature.unit))
+    if feature.scale == "signed_log":
+        start, stop = _signed_log(np.array([feature.low, feature.high]) / feature.unit)
+        return np.asarray((_signed_log(clipped / feature.unit) - start) / (stop - start))
+    return np.asarray((clipped - feature.low) / span)
 
 
 def unscale(units: ArrayLike, feature: Numeric) -> NDArray[np.float64]:
@@ -312,7 +316,15 @@ def unscale(units: ArrayLike, feature: Numeric) -> NDArray[np.float64]:
     span = feature.high - feature.low
     if feature.scale == "log":
         return np.asarray(feature.low + feature.unit * np.expm1(u * np.log1p(span / feature.unit)))
+    if feature.scale == "signed_log":
+        start, stop = _signed_log(np.array([feature.low, feature.high]) / feature.unit)
+        bent = start + u * (stop - start)
+        return np.asarray(feature.unit * np.sign(bent) * np.expm1(np.abs(bent)))
     return np.asarray(feature.low + u * span)
+
+
+def _signed_log(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.sign(numbers) * np.log1p(np.abs(numbers)))
 
 
 def _bins(units: NDArray[np.float64], bins: int) -> NDArray[np.int64]:

@@ -37,11 +37,14 @@ class Numeric:
     ----------
     low, high : float
         Public bounds in the column's own unit, ``low < high``; values outside are clipped.
-    scale : {"linear", "log"}
-        How a value becomes ``u`` in [0, 1]: ``(x - low) / (high - low)``, or
-        ``log1p((x - low) / unit) / log1p((high - low) / unit)``.
+    scale : {"linear", "log", "signed_log"}
+        How a value becomes ``u`` in [0, 1]: ``(x - low) / (high - low)``;
+        ``log1p((x - low) / unit) / log1p((high - low) / unit)``; or ``(s(x) - s(low)) /
+        (s(high) - s(low))`` with ``s(x) = sign(x) log1p(abs(x) / unit)``, for amounts that may be
+        below zero.
     unit : float
-        Distance from `low` at which the log scale turns from linear to logarithmic, positive.
+        Distance from `low` (log) or from zero (signed_log) at which the scale turns from linear to
+        logarithmic, positive.
     bins : int
         Equal bins of ``u``, 0 to 4096; 0 means the linear term only.
 
@@ -53,7 +56,7 @@ class Numeric:
 
     low: float
     high: float
-    scale: Literal["linear", "log"] = "linear"
+    scale: Literal["linear", "log", "signed_log"] = "linear"
     unit: float = 1.0
     bins: int = 16
 
@@ -66,7 +69,14 @@ class Numeric:
             math.isfinite(span) and span > 0,
             f"low and high must be finite with low < high, not {self.low} and {self.high}",
         )
-        _check(self.scale in ("linear", "log"), f"scale must be linear or log, not {self.scale}")
+        _check(
+            self.scale in ("linear", "log", "signed_log"),
+            f"scale must be linear, log or signed_log, not {self.scale}",
+        )
+        _check(
+            self.scale != "signed_log" or self.low <= 0 <= self.high,
+            f"signed_log needs low <= 0 <= high, not {self.low} and {self.high}",
+        )
         _check(
             math.isfinite(self.unit) and self.unit > 0 and math.isfinite(span / self.unit),
             f"unit must be a positive number, not {self.unit}",

@@ -210,6 +210,28 @@ def test_scale_and_unscale_are_inverse(low, span, kind, unit, u):
     np.testing.assert_allclose(back, [u], atol=1e-5)
 
 
+@given(st.floats(0, 1e6), st.floats(1e-3, 1e6), st.floats(1e-3, 1e3), st.floats(0, 1))
+def test_signed_log_and_its_inverse(below, above, unit, u):
+    feature = Numeric(low=-below, high=above, scale="signed_log", unit=unit)
+    back = scale(unscale(np.array([u]), feature), feature)
+    np.testing.assert_allclose(back, [u], atol=1e-5)
+
+
+def test_signed_log_by_hand():
+    feature = Numeric(low=-99, high=9, scale="signed_log", bins=3)
+    found = scale(np.array([-200.0, -99, -9, 0, 9, 50, np.nan]), feature)
+    np.testing.assert_allclose(found, [0, 0, 1 / 3, 2 / 3, 1, 1, np.nan], atol=1e-12)
+    np.testing.assert_allclose(
+        Coding(
+            schema=Schema(
+                name="t", label=Label(column="y", positive=("1",)), features={"x": feature}
+            )
+        ).bin_edges("x"),
+        [-99, -9, 0, 9],
+        atol=1e-12,
+    )
+
+
 def test_code_ranges_tile_the_table():
     codes = [code for name in SCHEMA.features for code in CODING.feature_codes(name)]
     assert codes == list(range(1, CODING.n_codes))

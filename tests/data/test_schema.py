@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
+from dp_risk.data.files import BUILTIN
 from dp_risk.data.schema import Categorical, Label, Numeric, Schema, Text
 from dp_risk.data.source import builtin_path
 from dp_risk.types import ConfigurationError
@@ -13,6 +15,7 @@ FULL = Schema(
     label=Label(column="y", positive=("1",), negative=("0",)),
     features={
         "amount": Numeric(low=0, high=1000, scale="log", unit=0.5, bins=8),
+        "balance": Numeric(low=-100, high=1000, scale="signed_log"),
         "kind": Categorical(values=("a", "null", "True", "01")),
         "shop": Categorical(buckets=32),
         "note": Text(buckets=64, max_ngrams=5),
@@ -25,9 +28,17 @@ FULL = Schema(
 )
 
 
-@pytest.mark.parametrize("name", ["spambase", "adult"])
-def test_builtin_schemas_round_trip(name, tmp_path):
-    schema = Schema.from_yaml(builtin_path(name).with_suffix(".yaml"))
+BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks" / "schemas").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(builtin_path(name).with_suffix(".yaml") for name in BUILTIN), *BENCHMARKS],
+    ids=lambda path: path.stem,
+)
+def test_every_schema_of_ours_round_trips(path, tmp_path):
+    schema = Schema.from_yaml(path)
+    assert schema.name == path.stem
     copy = tmp_path / "copy.yaml"
     copy.write_text(schema.to_yaml())
     assert Schema.from_yaml(copy) == schema
@@ -110,6 +121,11 @@ LABEL = "label: {column: y, positive: [1]}\n"
         (LABEL + "features: {x: {type: numeric, low: -.inf, high: 1}}", ["column x"]),
         (LABEL + "features: {x: {type: numeric, low: 0, high: 1, bins: 2.5}}", ["whole number"]),
         (LABEL + "features: {x: {type: numeric, low: 0, high: 1, colour: 2}}", ["colour"]),
+        (LABEL + "features: {x: {type: numeric, low: 0, high: 1, scale: cube}}", ["signed_log"]),
+        (
+            LABEL + "features: {x: {type: numeric, low: 1, high: 2, scale: signed_log}}",
+            ["column x", "low <= 0 <= high"],
+        ),
         (LABEL + "features: {x: {type: picture}}", ["column x", "type"]),
         (LABEL + "features: {x: {type: categorical, values: [a, a]}}", ["twice"]),
         (LABEL + "features: {x: {type: categorical, values: [a], buckets: 4}}", ["either"]),

@@ -70,6 +70,7 @@ def test_two_rounds_open_and_the_share_of_positives_is_where_steps_start(share: 
         assert not one.weights["terms.codes.weight"].any()
         assert not one.result()["terms.codes.weight"].any()
         one.hear(site(one.weights))
+    share = site.labels.mean()
     assert one.steps.positives == pytest.approx(share, abs=1e-4)
     assert one.weights[BIAS][0, 0] == pytest.approx(np.log(share / (1 - share)), abs=1e-2)
     assert one.steps.ridge == pytest.approx(0.008)
