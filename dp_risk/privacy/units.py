@@ -191,8 +191,10 @@ def _over(flags: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return flags.view(*flags.shape, *[1] * (like.dim() - flags.dim()))
 
 
-def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return each unit's loss: the mean logistic loss over the records that are there.
+def loss_gradients(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the gradient of the sum of the units' losses at each logit.
+
+    A unit's loss is the mean logistic loss over the records that are there; 0 without a record.
 
     Parameters
     ----------
@@ -201,18 +203,18 @@ def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     Returns
     -------
-    Tensor, shape (units,)
-        0 for a unit without a record.
+    Tensor, shaped like the logits
+        0 for what is not there.
 
     Raises
     ------
     ValueError
         If the model gives another number of logits.
     """
-    losses = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits, batch.labels, reduction="none"
-    ).unsqueeze(-1)
+    if logits.shape != batch.labels.shape:
+        raise ValueError("a model gives one logit a record")
+    gradients = (torch.sigmoid(logits) - batch.labels).to(logits.dtype)
     if batch.mask is None:
-        return losses.flatten(1).mean(1)
-    mask = batch.mask.bool().unsqueeze(-1).flatten(1)
-    return (losses.flatten(1) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return gradients
+    there = batch.mask.bool()
+    return gradients.masked_fill(~there, 0.0) / there.sum(1, keepdim=True).clamp(min=1)
