@@ -23,6 +23,7 @@ class _Call(NamedTuple):
     layer: nn.Module
     inputs: torch.Tensor
     version: int
+    shape: torch.Size
     edge: GradientEdge
 
 
@@ -74,8 +75,13 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
     def _keep(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         if self.hooks_enabled and torch.is_grad_enabled():
             read = inputs[0].detach()
-            # The edge stays that of the layer's own output if that is then changed in place.
-            self._calls.append(_Call(layer, read, read._version, get_gradient_edge(out)))
+            # The edge stays that of the layer's own output if that is then changed in place; a
+            # view's would not, and a linear layer may return its product in another shape.
+            base = out._base if out._is_view() else None
+            whole = base is not None and base.numel() == out.numel() and base.is_contiguous()
+            source = base if whole and out.is_contiguous() else out
+            edge = get_gradient_edge(source)
+            self._calls.append(_Call(layer, read, read._version, out.shape, edge))
 
     def parts(self, outputs: torch.Tensor, errors: torch.Tensor) -> list[Part]:
         """Finish the pass that gave some outputs.
@@ -96,7 +102,7 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
         ------
         RuntimeError
             If there is not one gradient a unit, as in a model that flattens accounts into records,
-            or if what a layer read was changed after it.
+            if what a layer read was changed after it, or if a trained layer is not used.
         """
         calls, self._calls = self._calls, []
         trained = [p for p in self._module.parameters() if p.requires_grad]
@@ -107,8 +113,10 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
         for call, error in zip(calls, found, strict=False):
             if call.inputs._version != call.version:
                 raise RuntimeError("what a layer read was changed in place")
-            if error is not None:
-                together.setdefault(call.layer, []).append((call.inputs, error))
+            if error is None:
+                raise RuntimeError("what a layer returned was not used")
+            errors_of = error.reshape(call.shape)
+            together.setdefault(call.layer, []).append((call.inputs, errors_of))
         parts: list[Part] = []
         for layer, passes in together.items():
             _expect(len(outputs), [t for both in passes for t in both])

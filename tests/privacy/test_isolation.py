@@ -67,7 +67,7 @@ def accounts() -> TrainingUnits:
 
 
 def contributions(module: torch.nn.Module, chosen: Chosen) -> dict[int, bytes]:
-    """Return for each unit the bits of its gradient and of its norm."""
+    """Return for each unit the bits of all that it adds, and of its norm."""
     found: dict[int, bytes] = {}
     place: list[np.ndarray] = []
     read, squares = dpsgd._read, dpsgd._squares
@@ -76,11 +76,11 @@ def contributions(module: torch.nn.Module, chosen: Chosen) -> dict[int, bytes]:
         place[:] = [index]
         return read(of, index, batch, codes)
 
-    def squaring(gradients):
-        out = squares(gradients)
+    def squaring(parts):
+        out = squares(parts)
         for i, unit in enumerate(place[0] if place else []):
-            parts = [*(g[i] for g in gradients), out[i]]
-            found[int(chosen.ids[unit])] = b"".join(p.numpy().tobytes() for p in parts)
+            tensors = [*(t[i] for part in parts for t in part.tensors), out[i]]
+            found[int(chosen.ids[unit])] = b"".join(t.numpy().tobytes() for t in tensors)
         return out
 
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,7 @@ from dp_risk.privacy.units import (
     capacity,
     fill,
     lengths,
-    mean_losses,
+    loss_gradients,
     only,
 )
 from tests.conformance.cases import blank
@@ -95,8 +95,8 @@ def test_padding_may_hold_anything_and_is_blanked():
     assert into.inputs[1].flatten(1).tolist() == [[0.5, 0, 0, 0]] + [[0] * 4] * 4
     assert into.labels.tolist() == [[1.0, 0.0, 0.0, 0.0]] + [[0.0] * 4] * 4
     assert into.mask.tolist() == [[True, False, False, False]] + [[False] * 4] * 4
-    losses = mean_losses(torch.zeros(5, 4), into).tolist()
-    assert losses == pytest.approx([math.log(2), 0, 0, 0, 0])
+    found = loss_gradients(torch.zeros(5, 4), into)
+    assert found.flatten().tolist() == [-0.5] + [0.0] * 19
     assert not only(into, torch.arange(5) == 3).mask.any()
 
 
@@ -128,14 +128,15 @@ def test_what_is_no_such_batch_is_not_copied(wrong, into):
 
 
 def test_a_units_loss_is_the_mean_over_its_records():
-    logits = torch.tensor([[0.3, -2.0, 9.0], [1.0, 9.0, 9.0]], dtype=torch.float64)
+    logits = torch.tensor([[0.3, -2.0, math.nan], [1.0, 9.0, 9.0]], dtype=torch.float64)
     mask = torch.tensor([[True, True, False], [True, False, False]])
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    found = mean_losses(logits, Batch(inputs=(), labels=labels, mask=mask))
-    expected = [(math.log1p(math.exp(-0.3)) + math.log1p(math.exp(-2.0))) / 2, math.log1p(math.e)]
-    assert found.tolist() == pytest.approx(expected)
-    alone = mean_losses(logits[:, 0], Batch(inputs=(), labels=labels[:, 0]))
-    masked = Batch(inputs=(), labels=labels[:, 0], mask=torch.ones(2, dtype=torch.bool))
-    assert alone.tolist() == mean_losses(logits[:, 0], masked).tolist()
-    with pytest.raises(ValueError, match="size"):
-        mean_losses(logits, Batch(inputs=(), labels=labels[:, 0]))
+    found = loss_gradients(logits, Batch(inputs=(), labels=labels, mask=mask))
+    logistic = torch.nn.functional.binary_cross_entropy_with_logits
+    moved = logits.clone().requires_grad_()
+    (logistic(moved[0, :2], labels[0, :2]) + logistic(moved[1, :1], labels[1, :1])).backward()
+    np.testing.assert_allclose(found.numpy(), moved.grad.numpy(), rtol=1e-15)
+    alone = loss_gradients(logits[:, 0], Batch(inputs=(), labels=labels[:, 0]))
+    assert alone.tolist() == (found[:, 0] * torch.tensor([2.0, 1.0])).tolist()
+    with pytest.raises(ValueError, match="one logit a record"):
+        loss_gradients(logits, Batch(inputs=(), labels=labels[:, 0]))
