@@ -9,6 +9,7 @@ is what is clipped.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.isolation import codes_of, isolated
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
-from dp_risk.privacy.one_pass import OnePass
+from dp_risk.privacy.one_pass import OnePass, written_out
 from dp_risk.privacy.per_unit import Part
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
@@ -38,6 +39,7 @@ from dp_risk.privacy.units import (
     lengths,
     loss_gradients,
     only,
+    smaller,
 )
 
 # A site's own log: what is malformed in its rows never leaves.
@@ -47,8 +49,10 @@ LOG = logging.getLogger("dp_risk.site")
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 # A unit's clipped gradient is a function of that unit alone, to the last bit; the margin is for
-# the rounding of its norm, and of sums: over n units in batches of B at most (B + n / B) n 2^-53
-# clip norms. Worst cases: 2e-4 for a million units one by one, 2e-5 for ten million by 1024.
+# the rounding of its norm, and of sums. A batch of B units is one product of matrices, in any
+# order: a coordinate has at most B terms, or B S for a code that a unit may have S times, of which
+# all of one unit have one sign. Over n units in n / B batches that is at most (B S + n / B) n 2^-53
+# clip norms. Worst cases: 1e-4 for a million units one by one, 8e-6 for ten million by 4096.
 _CLIP_MARGIN = 1 - 1e-3
 MAX_WEIGHT = 1e3
 
@@ -186,10 +190,7 @@ class DPSGD:
             Sum over steps of the noisy clipped gradient sum.
         """
         module, units = private
-        rooms = {}
-        for length in lengths(units.max_records):
-            most = capacity(length, dimension(module))
-            rooms[length] = most if isolated(_alone, module, units.blank(most, length)) else 1
+        rooms = {length: _sizes(module, units, length) for length in lengths(units.max_records)}
         model = OnePass(module)
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         grid = None
@@ -225,20 +226,31 @@ class DPSGD:
         model: OnePass,
         optimizer: _GridOptimizer,
         units: Units,
-        rooms: Mapping[int, int],
+        rooms: Mapping[int, Sequence[int]],
         randomness: Randomness,
     ) -> None:
         index = poisson_sample(len(units), self.sampling_rate, randomness)
         for p in optimizer.params:
             p.summed_grad = torch.zeros(p.shape, dtype=torch.float64)
         counted = 0
-        for length, chunk in batches(units.sizes(index), rooms):
-            batch = units.blank(rooms[length], length)
+        for length, size, chunk in batches(units.sizes(index), rooms):
+            batch = units.blank(size, length)
             there = _read(units, index[chunk], batch, codes_of(model))
             counted += _add(model, optimizer, batch, there)
         if counted < len(index):
             malformed = len(index) - counted
             LOG.warning("%d malformed units contribute zero to a step", malformed)
+
+
+def _sizes(module: nn.Module, units: Units, length: int) -> list[int]:
+    """Return the sizes that batches of a padded length may have, falling."""
+    # Of a unit of one record little more is held than the width of the layers.
+    held = max(written_out(module, length), math.isqrt(dimension(module)))
+    most = capacity(length, held)
+    blank, less = units.blank(most, length), smaller(most)
+    if less and isolated(_alone, module, blank, less):
+        return [most, *less]
+    return [most if isolated(_alone, module, blank) else 1]
 
 
 def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> torch.Tensor:

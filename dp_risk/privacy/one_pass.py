@@ -145,6 +145,24 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
             p.grad_sample = p.grad = None
 
 
+def written_out(module: nn.Module, records: int) -> int:
+    """Return how many coordinates of a gradient are written out for every unit, at least 1.
+
+    Parameters
+    ----------
+    module : Module
+        As `OnePass` takes it.
+    records : int
+        Of each unit.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    known: set[int] = set()
+    if records == 1:
+        products = (m for m in module.modules() if per_unit.known(m, products=True))
+        known = {id(p) for layer in products for p in layer.parameters()}
+    return max(1, sum(p.numel() for p in trained if id(p) not in known))
+
+
 def _expect(units: int, tensors: Sequence[torch.Tensor]) -> None:
     if any(len(t) != units for t in tensors):
         raise RuntimeError("per-unit gradients of another number than the units")

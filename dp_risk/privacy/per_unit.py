@@ -211,9 +211,12 @@ class SparseRows:
         return replace(self, gradients=_zeroed(self.gradients, units))
 
 
-def known(layer: nn.Module) -> bool:
-    """Whether `parts` knows the layer: its type and no other, which may compute anything."""
-    return type(layer) in _RULES
+def known(layer: nn.Module, *, products: bool = False) -> bool:
+    """Whether `parts` knows the layer: its type and no other, which may compute anything.
+
+    With `products` only those whose gradients are not written out for units of one record.
+    """
+    return type(layer) in _RULES and not (products and type(layer) is nn.LayerNorm)
 
 
 def parts(layer: nn.Module, inputs: torch.Tensor, errors: torch.Tensor) -> Sequence[Part]:
@@ -263,17 +266,18 @@ def squared_counts(codes: torch.Tensor) -> torch.Tensor:
     -------
     Tensor of float64, shape (units,)
     """
-    found = (codes != 0).sum(1)
     # Codes that rise from slot to slot are all different, and most often they do.
-    again = ~(codes[:, 1:] > codes[:, :-1]).all(1)
-    if again.any():
-        ordered, extra = codes[again].sort(1).values, torch.zeros_like(found[again])
-        for apart in range(1, codes.shape[1]):
-            same = (ordered[:, apart:] == ordered[:, :-apart]) & (ordered[:, apart:] != 0)
-            if not same.any():
-                break
-            extra += 2 * same.sum(1)
-        found[again] += extra
+    rising = codes[:, 1:] > codes[:, :-1]
+    if rising.all():
+        return (codes[:, :1] != 0).sum(1).to(torch.float64) + (codes.shape[1] - 1)
+    found, again = (codes != 0).sum(1), ~rising.all(1)
+    ordered, extra = codes[again].sort(1).values, torch.zeros_like(found[again])
+    for apart in range(1, codes.shape[1]):
+        same = (ordered[:, apart:] == ordered[:, :-apart]) & (ordered[:, apart:] != 0)
+        if not same.any():
+            break
+        extra += 2 * same.sum(1)
+    found[again] += extra
     return found.to(torch.float64)
 
 

@@ -93,7 +93,7 @@ def contributions(module: torch.nn.Module, chosen: Chosen) -> dict[int, bytes]:
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(units, "_UNITS", 16)
+    monkeypatch.setattr(units, "_UNITS", 64)
     monkeypatch.setattr(units, "_RECORDS", 32)
 
 

@@ -16,6 +16,7 @@ from dp_risk.privacy.units import (
     lengths,
     loss_gradients,
     only,
+    smaller,
 )
 from tests.conformance.cases import blank
 
@@ -24,12 +25,14 @@ sizes_of_units = st.lists(st.integers(0, 5000), max_size=60).map(lambda s: np.ar
 
 @given(sizes_of_units, st.integers(1, 10**7))
 def test_batches_hold_every_unit_once_and_padded_by_its_own_size(sizes, dimension):
-    rooms = {length: capacity(length, dimension) for length in lengths(5000)}
+    most = {length: capacity(length, dimension) for length in lengths(5000)}
+    rooms = {length: [m, *smaller(m)] for length, m in most.items()}
     found = list(batches(sizes, rooms))
-    chosen = np.concatenate([*(c for _, c in found), np.empty(0, int)])
+    chosen = np.concatenate([*(c for *_, c in found), np.empty(0, int)])
     assert sorted(chosen.tolist()) == list(range(len(sizes)))
-    for length, chunk in found:
-        assert 1 <= len(chunk) <= capacity(length, dimension)
+    for length, size, chunk in found:
+        assert 1 <= len(chunk) <= size
+        assert size in rooms[length]
         own = np.maximum(sizes[chunk], 1)
         assert ((own <= length) & (length < 2 * own)).all()
         assert length in lengths(5000)
@@ -41,11 +44,24 @@ def test_a_capacity_fills_whole_kernels_and_fits_in_memory(bits, dimension):
     units = capacity(records, dimension)
     assert units & (units - 1) == 0
     assert units == 1 or (units * records % 16 == 0 and units * dimension <= 2**25)
-    assert units * records <= max(1024, records)
+    assert units * records <= (4096 if records == 1 else max(1024, records))
+
+
+def test_small_batches_are_no_emptier_than_they_need_be():
+    assert [smaller(n) for n in (4096, 64, 16, 1)] == [[1024, 256], [16], [], []]
+    for count, expected in (
+        (92, [256]),
+        (257, [256, 256]),
+        (1024, [1024]),
+        (3900, [4096]),
+        (4200, [4096, 256]),
+    ):
+        found = list(batches(np.ones(count, np.int64), {1: [4096, 1024, 256]}))
+        assert [size for _, size, _ in found] == expected
 
 
 def test_capacities_and_lengths_by_hand():
-    assert [capacity(1, d) for d in (1, 600, 20_000, 10**6, 10**7)] == [1024, 512, 16, 16, 1]
+    assert [capacity(1, d) for d in (1, 600, 20_000, 10**6, 10**7)] == [4096, 512, 16, 16, 1]
     assert [capacity(r, 100) for r in (2, 64, 1024, 2048)] == [512, 16, 1, 1]
     assert [lengths(n) for n in (1, 2, 3, 9)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8, 16]]
 
