@@ -97,7 +97,7 @@ class Silent:
 
     noise_multiplier = 1.0
 
-    def release(self, total: np.ndarray, randomness: Randomness) -> np.ndarray:
+    def release(self, total: np.ndarray, _: Randomness) -> np.ndarray:
         """Return the sum as it is."""
         return total
 
@@ -232,9 +232,7 @@ def compared(model: str, batch: int, turns: int, jax: Jax | None) -> list[dict[s
         for name, step in steps.items():
             found[name].append(seconds(step, counts[name]))
         if jax:
-            found["jax-privacy"].append(
-                jax.ask({"model": model, "batch": batch})["seconds"]
-            )
+            found["jax-privacy"].append(jax.ask({"model": model, "batch": batch})["seconds"])
     medians = {name: float(np.median(s)) for name, s in found.items()}
     return [
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -32,7 +33,7 @@ def made(model, batch):
         sizes = (VALUES, WIDTH, WIDTH, 1)
         weights = [
             (jnp.asarray(rng.normal(size=(i, o)) * i**-0.5, jnp.float32), jnp.zeros(o))
-            for i, o in zip(sizes, sizes[1:], strict=False)
+            for i, o in itertools.pairwise(sizes)
         ]
         x = jnp.asarray(rng.random((batch, VALUES)), jnp.float32)
     else:

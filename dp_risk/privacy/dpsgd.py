@@ -273,9 +273,7 @@ def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> t
     return there
 
 
-def _add(
-    model: OnePass, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor
-) -> int:
+def _add(model: OnePass, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor) -> int:
     """Add the clipped gradients of the units that are there; return how many the model read."""
     places = there.nonzero().flatten()
     if not len(places):

@@ -78,8 +78,9 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
             # The edge stays that of the layer's own output if that is then changed in place; a
             # view's would not, and a linear layer may return its product in another shape.
             base = out._base if out._is_view() else None
-            whole = base is not None and base.numel() == out.numel() and base.is_contiguous()
-            source = base if whole and out.is_contiguous() else out
+            source = out
+            if base is not None and base.numel() == out.numel():
+                source = base if base.is_contiguous() and out.is_contiguous() else out
             edge = get_gradient_edge(source)
             self._calls.append(_Call(layer, read, read._version, out.shape, edge))
 

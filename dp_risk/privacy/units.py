@@ -82,7 +82,9 @@ def capacity(records: int, dimension: int) -> int:
     int
         A power of two; times `records` at least 16, or else 1.
     """
-    most = max(1, min(_UNITS, (_RECORDS if records > 1 else _UNITS) // records, _CELLS // dimension))
+    most = max(
+        1, min(_UNITS, (_RECORDS if records > 1 else _UNITS) // records, _CELLS // dimension)
+    )
     units = max(1 << (most.bit_length() - 1), _LEAST_ROWS // records)
     return units if units * dimension <= _MOST_CELLS else 1
 

@@ -38,9 +38,9 @@ def _fill_anything(monkeypatch: pytest.MonkeyPatch) -> None:
 def _nan_unclipped(monkeypatch: pytest.MonkeyPatch) -> None:
     _fill_anything(monkeypatch)
     # Not above the bound, says NaN, so nothing is clipped.
-    clipping(
-        lambda g, bound: torch.where(squares(g) > bound**2, bound / squares(g).sqrt(), 1.0)
-    )(monkeypatch)
+    clipping(lambda g, bound: torch.where(squares(g) > bound**2, bound / squares(g).sqrt(), 1.0))(
+        monkeypatch
+    )
 
 
 def _nan_crashes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,10 @@ def test_the_probe_finds_rows_that_influence_each_other_and_tails(run):
     assert asked(run, Tailed(), blank(32))
     for tail in (33, 34, 35):
         assert not asked(run, Tailed(), blank(tail))
+    # Sizes that are whole give the same, and one with a tail another.
+    for sizes, kept in (((16, 8), True), ((16, 15), False), ((19,), False)):
+        isolation._FOUND.clear()
+        assert isolated(run, Tailed(), blank(32), sizes) == kept
     # Alone in a batch that is always of one, nothing can show.
     assert asked(run, Centred(), blank(1))
 
