@@ -122,8 +122,11 @@ class DPSGD:
     Sensitivity of each step: `clip_norm` under adding or removing one unit (before rounding, which
     `Grid` accounts for). Event: steps x PoissonSampled(sampling_rate, Gaussian(noise_multiplier)).
     A unit that the model cannot read, or whose gradient is not finite, contributes zero. The bound
-    needs that no unit shows in what another contributes: batches have shapes that depend on public
-    facts and on a unit's own number of records, and are probed (`isolation`) before a row is read.
+    needs that no unit shows in what another contributes: a unit is padded as public facts and its
+    own number of records say, and batches are probed (`isolation`) before a row is read. How many
+    units were drawn chooses between sizes of batches, but only between those that the probe found
+    to give the same logits, inputs and errors of every layer, and norms, to the last bit. Clip
+    factors come from float64 norms of the very numbers that are summed, in float64.
     With `noise_multiplier` 0 nothing is clipped, nothing is added and nothing is protected.
 
     Parameters
