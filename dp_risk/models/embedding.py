@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dp_risk.data.coding import Coding
+from dp_risk.privacy.per_unit import SummedRows
 
 
 class CodeSum(nn.Module):
@@ -26,7 +27,7 @@ class CodeSum(nn.Module):
     def __init__(self, coding: Coding, *, width: int, linear: bool, std: float) -> None:
         super().__init__()
         self.slots = coding.slots
-        self.codes = nn.Embedding(coding.n_codes, width) if coding.slots else None
+        self.codes = SummedRows(coding.n_codes, width) if coding.slots else None
         self.values = nn.Linear(coding.n_values, width, bias=False) if linear else None
         for layer in (self.codes, self.values):
             if layer is not None:
@@ -44,8 +45,7 @@ class CodeSum(nn.Module):
             raise ValueError("codes of another coding")
         parts = []
         if self.codes is not None:
-            rows = self.codes(codes) * (codes != 0).unsqueeze(-1)
-            parts.append(rows.sum(-2))
+            parts.append(self.codes(codes))
         if self.values is not None:
             parts.append(self.values(values))
         total: torch.Tensor = sum(parts[1:], parts[0])

@@ -1,22 +1,23 @@
 """DP-SGD steps through Opacus (Abadi et al. 2016, Algorithm 1), as a mechanism.
 
-Opacus computes per-unit gradients and owns the step; clipping and summing happen in float64 with
-malformed units contributing zero, and the noise is integer noise on a grid. A unit may be an
-account of many records: its loss is the mean over them, and its gradient is what is clipped.
+One backward pass gives what each unit adds (`one_pass`), and Opacus owns the step; clipping and
+summing happen in float64 with malformed units contributing zero, and the noise is integer noise on
+a grid. A unit may be an account of many records: its loss is the mean over them, and its gradient
+is what is clipped.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
 
@@ -24,6 +25,8 @@ from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.isolation import codes_of, isolated
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
+from dp_risk.privacy.one_pass import OnePass, written_out
+from dp_risk.privacy.per_unit import Part
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
 from dp_risk.privacy.shares import ShareGrid, grid_of
@@ -34,8 +37,9 @@ from dp_risk.privacy.units import (
     capacity,
     fill,
     lengths,
-    mean_losses,
+    loss_gradients,
     only,
+    smaller,
 )
 
 # A site's own log: what is malformed in its rows never leaves.
@@ -45,8 +49,10 @@ LOG = logging.getLogger("dp_risk.site")
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 # A unit's clipped gradient is a function of that unit alone, to the last bit; the margin is for
-# the rounding of its norm, and of sums: over n units in batches of B at most (B + n / B) n 2^-53
-# clip norms. Worst cases: 2e-4 for a million units one by one, 2e-5 for ten million by 1024.
+# the rounding of its norm, and of sums. A batch of B units is one product of matrices, in any
+# order: a coordinate has at most B terms, or B S for a code that a unit may have S times, of which
+# all of one unit have one sign. Over n units in n / B batches that is at most (B S + n / B) n 2^-53
+# clip norms. Worst cases: 1e-4 for a million units one by one, 8e-6 for ten million by 4096.
 _CLIP_MARGIN = 1 - 1e-3
 MAX_WEIGHT = 1e3
 
@@ -72,21 +78,20 @@ class _GridOptimizer(DPOptimizer):  # type: ignore[misc]
         self._grid = grid
         self._randomness = randomness
 
-    def clip_and_accumulate(self, there: torch.Tensor) -> None:
+    def clip_and_accumulate(self, parts: Sequence[Part], there: torch.Tensor) -> None:
         """Add the clipped gradients of the units that are there; the others count nothing."""
-        gradients = _gradients(self.params, len(there))
-        squares = _squares(gradients)
+        squares = _squares(parts)
         finite = torch.isfinite(squares)
-        bound = self.max_grad_norm * _CLIP_MARGIN
-        factor = (bound / squares.sqrt().clamp(min=1e-300)).clamp(max=1.0)
         if self._grid is None:
-            factor = torch.ones_like(factor)
+            factor = torch.ones_like(squares)
+        else:
+            bound = self.max_grad_norm * _CLIP_MARGIN
+            factor = (bound / squares.sqrt().clamp(min=1e-300)).clamp(max=1.0)
         factor = torch.where(finite & there, factor, 0.0)
-        for p, g in zip(self.params, gradients, strict=True):
-            if not finite.all():
-                g = torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
-            p.summed_grad += torch.tensordot(factor, g, dims=1)
-            p.grad_sample = p.grad = None
+        # In a sum of products 0 times infinity would spoil what all others add.
+        for part in parts if finite.all() else [part.without(~finite) for part in parts]:
+            for parameter, total in part.sums(factor):
+                parameter.summed_grad += total
 
     def add_noise(self) -> None:
         sums = [p.summed_grad for p in self.params]
@@ -117,8 +122,11 @@ class DPSGD:
     Sensitivity of each step: `clip_norm` under adding or removing one unit (before rounding, which
     `Grid` accounts for). Event: steps x PoissonSampled(sampling_rate, Gaussian(noise_multiplier)).
     A unit that the model cannot read, or whose gradient is not finite, contributes zero. The bound
-    needs that no unit shows in what another contributes: batches have shapes that depend on public
-    facts and on a unit's own number of records, and are probed (`isolation`) before a row is read.
+    needs that no unit shows in what another contributes: a unit is padded as public facts and its
+    own number of records say, and batches are probed (`isolation`) before a row is read. How many
+    units were drawn chooses between sizes of batches, but only between those that the probe found
+    to give the same logits, inputs and errors of every layer, and norms, to the last bit. Clip
+    factors come from float64 norms of the very numbers that are summed, in float64.
     With `noise_multiplier` 0 nothing is clipped, nothing is added and nothing is protected.
 
     Parameters
@@ -185,11 +193,8 @@ class DPSGD:
             Sum over steps of the noisy clipped gradient sum.
         """
         module, units = private
-        rooms = {}
-        for length in lengths(units.max_records):
-            most = capacity(length, dimension(module))
-            rooms[length] = most if isolated(_alone, module, units.blank(most, length)) else 1
-        model = GradSampleModule(module, batch_first=True, loss_reduction="sum")
+        rooms = {length: _sizes(module, units, length) for length in lengths(units.max_records)}
+        model = OnePass(module)
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         grid = None
         if self.noise_multiplier:
@@ -205,7 +210,7 @@ class DPSGD:
             grid=grid,
             randomness=randomness,
         )
-        total = [torch.zeros_like(p) for _, p in named]
+        total = [torch.zeros(p.shape, dtype=torch.float64) for _, p in named]
         try:
             for _ in range(self.steps):
                 optimizer.zero_grad(set_to_none=True)
@@ -221,23 +226,34 @@ class DPSGD:
 
     def _accumulate(
         self,
-        model: GradSampleModule,
+        model: OnePass,
         optimizer: _GridOptimizer,
         units: Units,
-        rooms: Mapping[int, int],
+        rooms: Mapping[int, Sequence[int]],
         randomness: Randomness,
     ) -> None:
         index = poisson_sample(len(units), self.sampling_rate, randomness)
         for p in optimizer.params:
-            p.summed_grad = torch.zeros_like(p)
+            p.summed_grad = torch.zeros(p.shape, dtype=torch.float64)
         counted = 0
-        for length, chunk in batches(units.sizes(index), rooms):
-            batch = units.blank(rooms[length], length)
+        for length, size, chunk in batches(units.sizes(index), rooms):
+            batch = units.blank(size, length)
             there = _read(units, index[chunk], batch, codes_of(model))
             counted += _add(model, optimizer, batch, there)
         if counted < len(index):
             malformed = len(index) - counted
             LOG.warning("%d malformed units contribute zero to a step", malformed)
+
+
+def _sizes(module: nn.Module, units: Units, length: int) -> list[int]:
+    """Return the sizes that batches of a padded length may have, falling."""
+    # Of a unit of one record little more is held than the width of the layers.
+    held = max(written_out(module, length), math.isqrt(dimension(module)))
+    most = capacity(length, held)
+    blank, less = units.blank(most, length), smaller(most)
+    if less and isolated(_alone, module, blank, less):
+        return [most, *less]
+    return [most if isolated(_alone, module, blank) else 1]
 
 
 def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> torch.Tensor:
@@ -260,18 +276,16 @@ def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> t
     return there
 
 
-def _add(
-    model: GradSampleModule, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor
-) -> int:
+def _add(model: OnePass, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor) -> int:
     """Add the clipped gradients of the units that are there; return how many the model read."""
     places = there.nonzero().flatten()
     if not len(places):
         return 0
     try:
-        _backward(model, batch)
+        parts = _backward(model, batch)[1]
     except Exception as error:
         LOG.debug("a batch of %d units raised %s", len(places), type(error).__name__)
-        _forget(model)
+        model.forget()
         if len(places) == 1:
             return 0
         # Look for the bad unit in either half, with blanks in place of the other.
@@ -281,52 +295,30 @@ def _add(
             part[half] = True
             counted += _add(model, optimizer, only(batch, part), part)
         return counted
-    optimizer.clip_and_accumulate(there)
+    optimizer.clip_and_accumulate(parts, there)
     return len(places)
 
 
-def _backward(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Leave the gradient of each unit in `grad_sample`; return the logits."""
+def _backward(model: OnePass, batch: Batch) -> tuple[torch.Tensor, list[Part]]:
+    """Return the logits, and the parts of each unit's gradient."""
     logits: torch.Tensor = model(*batch.inputs)
-    torch.autograd.backward(mean_losses(logits, batch).sum())
-    return logits.detach()
+    return logits.detach(), model.parts(logits, loss_gradients(logits.detach(), batch))
 
 
-def _gradients(parameters: Iterable[Any], units: int) -> list[torch.Tensor]:
-    gradients = [p.grad_sample.to(torch.float64) for p in parameters]
-    # A model that flattens accounts into records would have its records clipped instead.
-    if any(len(g) != units for g in gradients):
-        raise RuntimeError("per-unit gradients of another number than the units")
-    return gradients
-
-
-def _squares(gradients: list[torch.Tensor]) -> torch.Tensor:
+def _squares(parts: Sequence[Part]) -> torch.Tensor:
     """Return the squared norm of each unit's gradient."""
-    return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+    return torch.stack([part.squares() for part in parts]).sum(0)
 
 
 def _alone(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
-    """Return all that must depend on one unit alone: logits, gradients and their norms."""
-    model = GradSampleModule(module, batch_first=True, loss_reduction="sum")
+    """Return all that must depend on one unit alone: logits, parts of gradients and their norms."""
+    model = OnePass(module)
     try:
-        logits = _backward(model, batch)
-        trained = [p for p in module.parameters() if p.requires_grad]
-        gradients = _gradients(trained, len(batch.labels))
-        return [logits, *gradients, _squares(gradients)]
+        logits, parts = _backward(model, batch)
+        return [logits, *(t for part in parts for t in part.tensors), _squares(parts)]
     finally:
-        _forget(model)
+        model.forget()
         model.to_standard_module()
-
-
-def _forget(model: GradSampleModule) -> None:
-    """Drop what Opacus holds of a pass that was not finished."""
-    for module in model.modules():
-        for name in ("activations", "max_batch_len"):
-            module.__dict__.pop(name, None)
-    for p in model.parameters():
-        p.__dict__.pop("_current_grad_sample", None)
-        p._forward_counter = 0
-        p.grad_sample = p.grad = None
 
 
 def dimension(module: nn.Module) -> int:

@@ -3,7 +3,8 @@
 Matrix products round by the shape of a batch and by the place in it: other kernels do the last few
 rows, or a single one. With weights chosen for it a model turns that last bit into anything at all,
 so that one unit more would move what the others contribute. Batches therefore have constant shapes,
-and this probe says whether in such a shape a unit's result is a function of that unit alone.
+or a few that give the same, and this probe says whether in such a shape a unit's result is a
+function of that unit alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def codes_of(module: nn.Module) -> int:
     return max(tables, default=2**62)
 
 
-def isolated(run: Run, module: nn.Module, blank: Batch) -> bool:
+def isolated(run: Run, module: nn.Module, blank: Batch, smaller: Sequence[int] = ()) -> bool:
     """Whether in a shape of batch neither a unit's place nor its company shows, to the last bit.
 
     Only public things are looked at: the structure of the module with random weights in place of
@@ -52,6 +53,8 @@ def isolated(run: Run, module: nn.Module, blank: Batch) -> bool:
         Used as a pattern only.
     blank : Batch
         Any batch of the shape.
+    smaller : sequence of int
+        Numbers of units, below the blank's, of batches whose results are to be the same.
 
     """
     if len(blank.labels) == 1:
@@ -64,11 +67,12 @@ def isolated(run: Run, module: nn.Module, blank: Batch) -> bool:
         *((name, p.shape, p.dtype, p.requires_grad) for name, p in module.named_parameters()),
         *((t.shape, t.dtype) for t in tensors),
         blank.mask is None,
+        tuple(smaller),
         torch.get_num_threads(),
     )
     if key not in _FOUND:
-        _FOUND[key] = _probe(run, module, blank)
-        if not _FOUND[key]:
+        _FOUND[key] = _probe(run, module, blank, smaller)
+        if not _FOUND[key] and not smaller:
             LOG.warning(
                 "this machine's arithmetic does not keep units apart in batches: they are taken "
                 "one by one, which is slow"
@@ -76,7 +80,7 @@ def isolated(run: Run, module: nn.Module, blank: Batch) -> bool:
     return _FOUND[key]
 
 
-def _probe(run: Run, module: nn.Module, blank: Batch) -> bool:
+def _probe(run: Run, module: nn.Module, blank: Batch, smaller: Sequence[int]) -> bool:
     generator = torch.Generator().manual_seed(1)
     pattern = copy.deepcopy(module)
     with torch.no_grad():
@@ -88,10 +92,11 @@ def _probe(run: Run, module: nn.Module, blank: Batch) -> bool:
     order = torch.arange(len(blank.labels))
     # Every unit one place further; and the same unit at every place.
     expected = run(pattern, mixed)
-    for places in (order.roll(1), torch.zeros_like(order)):
-        found = run(pattern, _taken(mixed, places))
-        if not all(torch.equal(f, e[places]) for f, e in zip(found, expected, strict=True)):
-            return False
+    for some in (order, *(order[:size] for size in smaller)):
+        for places in (some.roll(1), torch.zeros_like(some)):
+            found = run(pattern, _taken(mixed, places))
+            if not all(torch.equal(f, e[places]) for f, e in zip(found, expected, strict=True)):
+                return False
     return True
 
 

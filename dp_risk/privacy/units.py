@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,9 +57,9 @@ class Units(Protocol):
         ...
 
 
-# Bounds of what is in memory at once: units, records with padding, and coordinates of per-unit
-# gradients. Powers of two; small, because the last batch of every shape is filled up with blanks.
-_UNITS = 1024
+# Bounds of what is in memory at once: units, records with padding, and numbers of each unit.
+# Powers of two.
+_UNITS = 4096
 _RECORDS = 1024
 _CELLS = 2**19
 # Fewer rows than this at once waste the machine, until their gradients do not fit in memory.
@@ -68,21 +68,23 @@ _MOST_CELLS = 2**25
 
 
 def capacity(records: int, dimension: int) -> int:
-    """Return how many units a batch has: a function of public facts, whatever is private.
+    """Return how many units a batch has at most: a function of public facts.
 
     Parameters
     ----------
     records : int
         Records of each unit with its padding, a power of two.
     dimension : int
-        Coordinates of one unit's gradient, at least 1.
+        Numbers that are held of one unit, at least 1.
 
     Returns
     -------
     int
         A power of two; times `records` at least 16, or else 1.
     """
-    most = max(1, min(_UNITS, _RECORDS // records, _CELLS // dimension))
+    most = max(
+        1, min(_UNITS, (_RECORDS if records > 1 else _UNITS) // records, _CELLS // dimension)
+    )
     units = max(1 << (most.bit_length() - 1), _LEAST_ROWS // records)
     return units if units * dimension <= _MOST_CELLS else 1
 
@@ -92,31 +94,46 @@ def lengths(most: int) -> list[int]:
     return [1 << bits for bits in range((most - 1).bit_length() + 1)]
 
 
+def smaller(most: int) -> list[int]:
+    """Return the sizes below the largest that batches may have: a few units need no large one."""
+    return [most // part for part in (4, 16) if most // part >= _LEAST_ROWS]
+
+
 def batches(
-    sizes: NDArray[np.int64], rooms: Mapping[int, int]
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    sizes: NDArray[np.int64], rooms: Mapping[int, Sequence[int]]
+) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
     """Split units into batches: each unit is padded as its own size says, to a power of two.
+
+    How many blanks fill a batch up depends on who else is there, and no result may show it:
+    `dp_risk.privacy.isolation` says which sizes are safe together.
 
     Parameters
     ----------
     sizes : ndarray of int64, shape (n,)
         Records of each unit.
-    rooms : mapping of int to int
-        How many units a batch of each padded length has; the lengths are those of `lengths`.
+    rooms : mapping of int to sequence of int
+        The sizes of batches of each padded length, falling; the lengths are those of `lengths`.
 
     Yields
     ------
-    (int, ndarray of int64)
-        The padded length, and at most so many positions in `sizes`; every position once.
+    (int, int, ndarray of int64)
+        The padded length, the size of the batch, and at most so many positions in `sizes`; every
+        position once.
     """
     if not len(sizes):
         return
     room = np.array(sorted(rooms))
     padded = room[np.searchsorted(room, sizes)]
     for length in np.unique(padded).tolist():
-        members, units = np.flatnonzero(padded == length), rooms[length]
-        for start in range(0, len(members), units):
-            yield length, members[start : start + units]
+        members, falling = np.flatnonzero(padded == length), rooms[length]
+        while len(members):
+            # The largest that is not emptier than smaller ones would be.
+            below = [*falling[1:], 0]
+            units = next(
+                u for u, b in zip(falling, below, strict=True) if len(members) > u - b or not b
+            )
+            yield length, units, members[:units]
+            members = members[units:]
 
 
 def fill(blank: Batch, found: Batch, *, at: slice, codes: int) -> torch.Tensor:
@@ -167,11 +184,12 @@ def fill(blank: Batch, found: Batch, *, at: slice, codes: int) -> torch.Tensor:
             source = source.masked_fill(~_over(mask, source), 0)
         number = source.is_floating_point()
         fine = torch.isfinite(source) if number else (source >= 0) & (source < codes)
-        kept &= fine.unsqueeze(-1).flatten(1).all(-1)
+        if not fine.all():
+            kept &= fine.unsqueeze(-1).flatten(1).all(-1)
         sources[i] = source
     places = (at,) if mask is None else (at, slice(lead[1]))
     for target, source in zip(targets, sources, strict=True):
-        target[places] = source.masked_fill(~_over(kept, source), 0)
+        target[places] = source if kept.all() else source.masked_fill(~_over(kept, source), 0)
     if mask is not None and blank.mask is not None:
         blank.mask[places] = mask & kept.unsqueeze(-1)
     return kept
@@ -191,8 +209,10 @@ def _over(flags: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return flags.view(*flags.shape, *[1] * (like.dim() - flags.dim()))
 
 
-def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return each unit's loss: the mean logistic loss over the records that are there.
+def loss_gradients(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the gradient of the sum of the units' losses at each logit.
+
+    A unit's loss is the mean logistic loss over the records that are there; 0 without a record.
 
     Parameters
     ----------
@@ -201,18 +221,18 @@ def mean_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     Returns
     -------
-    Tensor, shape (units,)
-        0 for a unit without a record.
+    Tensor, shaped like the logits
+        0 for what is not there.
 
     Raises
     ------
     ValueError
         If the model gives another number of logits.
     """
-    losses = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits, batch.labels, reduction="none"
-    ).unsqueeze(-1)
+    if logits.shape != batch.labels.shape:
+        raise ValueError("a model gives one logit a record")
+    gradients = (torch.sigmoid(logits) - batch.labels).to(logits.dtype)
     if batch.mask is None:
-        return losses.flatten(1).mean(1)
-    mask = batch.mask.bool().unsqueeze(-1).flatten(1)
-    return (losses.flatten(1) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return gradients
+    there = batch.mask.bool()
+    return gradients.masked_fill(~there, 0.0) / there.sum(1, keepdim=True).clamp(min=1)

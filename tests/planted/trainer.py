@@ -121,10 +121,10 @@ def _scaled_to(choose: Callable[[torch.Tensor, float], float]) -> Patch:
     """Return a patch that scales the noise to a bound chosen from the norms of the units."""
     add, clip = _GridOptimizer.add_noise, _GridOptimizer.clip_and_accumulate
 
-    def clipped(self: Any, there: torch.Tensor) -> None:
-        norms = dpsgd._squares([p.grad_sample for p in self.params]).sqrt()[there]
+    def clipped(self: Any, parts: Any, there: torch.Tensor) -> None:
+        norms = dpsgd._squares(parts).sqrt()[there]
         self.bound = choose(norms, self.max_grad_norm)
-        clip(self, there)
+        clip(self, parts, there)
 
     def added(self: Any) -> None:
         if self._grid is not None:
@@ -151,18 +151,33 @@ def _adapted(norms: torch.Tensor, bound: float) -> float:
 def clipping(factors: Callable[[Gradients, float], Any]) -> Patch:
     """Return a patch with another rule of clipping: one factor a unit, or one a unit and layer."""
 
-    def clipped(self: Any, there: torch.Tensor) -> None:
-        gradients = dpsgd._gradients(self.params, len(there))
+    def clipped(self: Any, parts: Any, there: torch.Tensor) -> None:
+        gradients = written_out(self.params, parts, there)
         found = factors(gradients, self.max_grad_norm)
         each = found if isinstance(found, list) else [found] * len(gradients)
         for p, g, factor in zip(self.params, gradients, each, strict=True):
             p.summed_grad += torch.tensordot(torch.where(there, factor, 0.0), g, dims=1)
-            p.grad_sample = p.grad = None
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_GridOptimizer, "clip_and_accumulate", clipped)
 
     return plant
+
+
+def written_out(parameters: Any, parts: Any, there: torch.Tensor) -> Gradients:
+    """Return the gradient of each unit that is there, by parameter: zeros for all others."""
+    found = {id(p): torch.zeros(len(there), *p.shape, dtype=torch.float64) for p in parameters}
+    for unit in there.nonzero().flatten():
+        others = torch.arange(len(there)) != unit
+        for part in parts:
+            for parameter, total in part.without(others).sums((~others).double()):
+                found[id(parameter)][unit] += total
+    return [found[id(p)] for p in parameters]
+
+
+def squares(gradients: Gradients) -> torch.Tensor:
+    """Return the squared norm of each unit's gradient."""
+    return sum(g.flatten(1).square().sum(1) for g in gradients)
 
 
 def _factor(squares: torch.Tensor, bound: float) -> torch.Tensor:
@@ -175,19 +190,19 @@ def _none(gradients: Gradients, bound: float) -> torch.Tensor:
 
 def _of_the_mean(gradients: Gradients, bound: float) -> torch.Tensor:
     mean = [g.mean(0, keepdim=True) for g in gradients]
-    return _factor(dpsgd._squares(mean), bound).expand(len(gradients[0]))
+    return _factor(squares(mean), bound).expand(len(gradients[0]))
 
 
 def _by_layer(gradients: Gradients, bound: float) -> list[torch.Tensor]:
-    return [_factor(dpsgd._squares([g]), bound) for g in gradients]
+    return [_factor(squares([g]), bound) for g in gradients]
 
 
 def _without_bias(gradients: Gradients, bound: float) -> torch.Tensor:
-    return _factor(dpsgd._squares(gradients[:-1]), bound)
+    return _factor(squares(gradients[:-1]), bound)
 
 
 def _half_precision(gradients: Gradients, bound: float) -> torch.Tensor:
-    norms = dpsgd._squares([g.half() for g in gradients]).sqrt().double()
+    norms = squares([g.half() for g in gradients]).sqrt().double()
     return torch.where(torch.isfinite(norms), (bound / norms).clamp(max=1.0), 1.0)
 
 
@@ -195,11 +210,11 @@ def _ten_equal_count_ten(gradients: Gradients, bound: float) -> torch.Tensor:
     codes, *others = gradients
     # Of an additive model: a code that is there m times has m times the gradient of the bias.
     once = gradients[-1].abs().flatten(1)
-    return _factor((codes.abs().flatten(1) * once).sum(1) + dpsgd._squares(others), bound)
+    return _factor((codes.abs().flatten(1) * once).sum(1) + squares(others), bound)
 
 
 def _normalised(gradients: Gradients, bound: float) -> torch.Tensor:
-    return bound / dpsgd._squares(gradients).sqrt()
+    return bound / squares(gradients).sqrt()
 
 
 def _weighted_by_size(monkeypatch: pytest.MonkeyPatch) -> None:

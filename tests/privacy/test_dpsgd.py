@@ -12,6 +12,7 @@ from scipy import stats
 from dp_risk import models
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Label, Schema, Text
+from dp_risk.privacy import dpsgd
 from dp_risk.privacy import units as units_room
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.dpsgd import DPSGD, dimension, load_weights
@@ -88,6 +89,23 @@ def test_physical_batches_make_no_difference(name, without_noise, monkeypatch):
     assert units.asked == [16, 16, 8]
     for key in whole:
         np.testing.assert_allclose(parts[key], whole[key], rtol=0, atol=1e-12)
+
+
+@both_models
+@pytest.mark.parametrize("count", [40, 300, 1100, 4200])
+def test_batches_of_all_sizes_give_the_sum_of_one(name, count, without_noise, monkeypatch):
+    units = rows(count)
+    several = steps()((module(name), units), Randomness.seeded(1))
+    monkeypatch.setattr(dpsgd, "smaller", lambda most: [])
+    whole = steps()((module(name), units), Randomness.seeded(1))
+    for key in whole:
+        np.testing.assert_allclose(several[key], whole[key], rtol=0, atol=1e-10)
+
+
+def test_models_train_in_batches_of_several_sizes():
+    # Else this machine's arithmetic would have to be looked at: nothing here needs one row more.
+    for name in ("additive", "mlp"):
+        assert dpsgd._sizes(module(name), rows(1), 1) == [4096, 1024, 256]
 
 
 @both_models

@@ -67,7 +67,7 @@ def accounts() -> TrainingUnits:
 
 
 def contributions(module: torch.nn.Module, chosen: Chosen) -> dict[int, bytes]:
-    """Return for each unit the bits of its gradient and of its norm."""
+    """Return for each unit the bits of all that it adds, and of its norm."""
     found: dict[int, bytes] = {}
     place: list[np.ndarray] = []
     read, squares = dpsgd._read, dpsgd._squares
@@ -76,11 +76,11 @@ def contributions(module: torch.nn.Module, chosen: Chosen) -> dict[int, bytes]:
         place[:] = [index]
         return read(of, index, batch, codes)
 
-    def squaring(gradients):
-        out = squares(gradients)
+    def squaring(parts):
+        out = squares(parts)
         for i, unit in enumerate(place[0] if place else []):
-            parts = [*(g[i] for g in gradients), out[i]]
-            found[int(chosen.ids[unit])] = b"".join(p.numpy().tobytes() for p in parts)
+            tensors = [*(t[i] for part in parts for t in part.tensors), out[i]]
+            found[int(chosen.ids[unit])] = b"".join(t.numpy().tobytes() for t in tensors)
         return out
 
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +93,7 @@ def contributions(module: torch.nn.Module, chosen: Chosen) -> dict[int, bytes]:
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(units, "_UNITS", 16)
+    monkeypatch.setattr(units, "_UNITS", 64)
     monkeypatch.setattr(units, "_RECORDS", 32)
 
 
@@ -252,6 +252,10 @@ def test_the_probe_finds_rows_that_influence_each_other_and_tails(run):
     assert asked(run, Tailed(), blank(32))
     for tail in (33, 34, 35):
         assert not asked(run, Tailed(), blank(tail))
+    # Sizes that are whole give the same, and one with a tail another.
+    for sizes, kept in (((16, 8), True), ((16, 15), False), ((19,), False)):
+        isolation._FOUND.clear()
+        assert isolated(run, Tailed(), blank(32), sizes) == kept
     # Alone in a batch that is always of one, nothing can show.
     assert asked(run, Centred(), blank(1))
 

@@ -14,8 +14,9 @@ from dp_risk.privacy.units import (
     capacity,
     fill,
     lengths,
-    mean_losses,
+    loss_gradients,
     only,
+    smaller,
 )
 from tests.conformance.cases import blank
 
@@ -24,12 +25,14 @@ sizes_of_units = st.lists(st.integers(0, 5000), max_size=60).map(lambda s: np.ar
 
 @given(sizes_of_units, st.integers(1, 10**7))
 def test_batches_hold_every_unit_once_and_padded_by_its_own_size(sizes, dimension):
-    rooms = {length: capacity(length, dimension) for length in lengths(5000)}
+    most = {length: capacity(length, dimension) for length in lengths(5000)}
+    rooms = {length: [m, *smaller(m)] for length, m in most.items()}
     found = list(batches(sizes, rooms))
-    chosen = np.concatenate([*(c for _, c in found), np.empty(0, int)])
+    chosen = np.concatenate([*(c for *_, c in found), np.empty(0, int)])
     assert sorted(chosen.tolist()) == list(range(len(sizes)))
-    for length, chunk in found:
-        assert 1 <= len(chunk) <= capacity(length, dimension)
+    for length, size, chunk in found:
+        assert 1 <= len(chunk) <= size
+        assert size in rooms[length]
         own = np.maximum(sizes[chunk], 1)
         assert ((own <= length) & (length < 2 * own)).all()
         assert length in lengths(5000)
@@ -41,11 +44,24 @@ def test_a_capacity_fills_whole_kernels_and_fits_in_memory(bits, dimension):
     units = capacity(records, dimension)
     assert units & (units - 1) == 0
     assert units == 1 or (units * records % 16 == 0 and units * dimension <= 2**25)
-    assert units * records <= max(1024, records)
+    assert units * records <= (4096 if records == 1 else max(1024, records))
+
+
+def test_small_batches_are_no_emptier_than_they_need_be():
+    assert [smaller(n) for n in (4096, 64, 16, 1)] == [[1024, 256], [16], [], []]
+    for count, expected in (
+        (92, [256]),
+        (257, [256, 256]),
+        (1024, [1024]),
+        (3900, [4096]),
+        (4200, [4096, 256]),
+    ):
+        found = list(batches(np.ones(count, np.int64), {1: [4096, 1024, 256]}))
+        assert [size for _, size, _ in found] == expected
 
 
 def test_capacities_and_lengths_by_hand():
-    assert [capacity(1, d) for d in (1, 600, 20_000, 10**6, 10**7)] == [1024, 512, 16, 16, 1]
+    assert [capacity(1, d) for d in (1, 600, 20_000, 10**6, 10**7)] == [4096, 512, 16, 16, 1]
     assert [capacity(r, 100) for r in (2, 64, 1024, 2048)] == [512, 16, 1, 1]
     assert [lengths(n) for n in (1, 2, 3, 9)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8, 16]]
 
@@ -95,8 +111,8 @@ def test_padding_may_hold_anything_and_is_blanked():
     assert into.inputs[1].flatten(1).tolist() == [[0.5, 0, 0, 0]] + [[0] * 4] * 4
     assert into.labels.tolist() == [[1.0, 0.0, 0.0, 0.0]] + [[0.0] * 4] * 4
     assert into.mask.tolist() == [[True, False, False, False]] + [[False] * 4] * 4
-    losses = mean_losses(torch.zeros(5, 4), into).tolist()
-    assert losses == pytest.approx([math.log(2), 0, 0, 0, 0])
+    found = loss_gradients(torch.zeros(5, 4), into)
+    assert found.flatten().tolist() == [-0.5] + [0.0] * 19
     assert not only(into, torch.arange(5) == 3).mask.any()
 
 
@@ -128,14 +144,15 @@ def test_what_is_no_such_batch_is_not_copied(wrong, into):
 
 
 def test_a_units_loss_is_the_mean_over_its_records():
-    logits = torch.tensor([[0.3, -2.0, 9.0], [1.0, 9.0, 9.0]], dtype=torch.float64)
+    logits = torch.tensor([[0.3, -2.0, math.nan], [1.0, 9.0, 9.0]], dtype=torch.float64)
     mask = torch.tensor([[True, True, False], [True, False, False]])
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    found = mean_losses(logits, Batch(inputs=(), labels=labels, mask=mask))
-    expected = [(math.log1p(math.exp(-0.3)) + math.log1p(math.exp(-2.0))) / 2, math.log1p(math.e)]
-    assert found.tolist() == pytest.approx(expected)
-    alone = mean_losses(logits[:, 0], Batch(inputs=(), labels=labels[:, 0]))
-    masked = Batch(inputs=(), labels=labels[:, 0], mask=torch.ones(2, dtype=torch.bool))
-    assert alone.tolist() == mean_losses(logits[:, 0], masked).tolist()
-    with pytest.raises(ValueError, match="size"):
-        mean_losses(logits, Batch(inputs=(), labels=labels[:, 0]))
+    found = loss_gradients(logits, Batch(inputs=(), labels=labels, mask=mask))
+    logistic = torch.nn.functional.binary_cross_entropy_with_logits
+    moved = logits.clone().requires_grad_()
+    (logistic(moved[0, :2], labels[0, :2]) + logistic(moved[1, :1], labels[1, :1])).backward()
+    np.testing.assert_allclose(found.numpy(), moved.grad.numpy(), rtol=1e-15)
+    alone = loss_gradients(logits[:, 0], Batch(inputs=(), labels=labels[:, 0]))
+    assert alone.tolist() == (found[:, 0] * torch.tensor([2.0, 1.0])).tolist()
+    with pytest.raises(ValueError, match="one logit a record"):
+        loss_gradients(logits, Batch(inputs=(), labels=labels[:, 0]))
