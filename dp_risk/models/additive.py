@@ -16,8 +16,8 @@ from dp_risk.models.embedding import CodeSum
 from dp_risk.models.prior import Block, Prior, smooth
 
 # Variances in squared log-odds, of a code's weight, of a slope over a column's whole scale, and of
-# the bias.
-_CODE, _SLOPE, _BIAS = 1.0, 0.5, 4.0
+# how far the bias moves from where the share of positives puts it.
+_CODE, _SLOPE, _BIAS = 1.0, 0.5, 0.25
 
 
 class _Additive(nn.Module):
@@ -64,7 +64,7 @@ class Additive:
 
     def prior(self, coding: Coding) -> Prior:
         """Return what is expected of the weights: bins like their neighbours, codes alone."""
-        blocks = [Block(name=self.bias, start=0, covariance=np.array([_BIAS]), power=1)]
+        blocks = [Block(name=self.bias, start=0, covariance=np.array([_BIAS]), power=None)]
         for name in coding.schema.features:
             codes = coding.feature_codes(name)
             if len(codes):

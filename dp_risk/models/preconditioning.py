@@ -18,7 +18,7 @@ Weights = Mapping[str, NDArray[Any]]
 
 # Length of the walk, in log-odds, that the noise of all steps alone would make, and the least
 # ridge (docs/benchmarks.md, "Defaults").
-_WALK, _LEAST_RIDGE = 6.0, 0.008
+_WALK, _LEAST_RIDGE = 6.0, 0.004
 _MOST_RIDGE = 1e9
 _BISECTIONS = 60
 
