@@ -39,30 +39,66 @@ def test_private_rows_of_three_sites_train_together(
     for folder in folders:
         assert kinds(folder) == ["open", "reserve", *["charge", "release"] * 6, "close"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "up to 1 colluding sites" in page
-    assert "No round was lost with a site. The plan held 1 spare rounds" in page
+    assert record["simulated"] is True
+    for words in (
+        "the noisy sum over the sites of a round, at least 3, and everyone else only the model",
+        "up to 1 colluding site.",
+        "The sites were simulated: one person held all their rows and keys",
+        "3 of 3: none may stay away",
+        "No round was lost with a site. The plan held 1 spare round of",
+        "Units: only their sum over all sites was released, with noise",
+        "Everything that was priced, spare rounds included",
+        "At most 1 of all 3 sites of the roster tells the server what it knows",
+    ):
+        assert words in page, words
     assert run("verify", "out").code == 0
 
 
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["federation.sites=2"], "federation.min_sites"),
-        (["privacy.max_colluding=2"], "federation.min_sites"),
-        (["privacy.max_colluding=0"], "privacy.max_colluding"),
-        (["federation.min_sites=2"], "federation.min_sites"),
-        (["federation.spare_rounds=-1"], "federation.spare_rounds"),
-        (["federation.steps_per_round=2"], "federation.steps_per_round"),
-        (["privacy.max_sites_per_unit=2"], "privacy.max_sites_per_unit"),
-        (["privacy.trust=central"], "privacy.trust"),
+        (["federation.sites=2"], "federation.sites: 2: trust distributed needs at least 3"),
+        (["privacy.max_colluding=2"], "privacy.max_colluding: 2 of 3 sites; at most sites - 2 = 1"),
+        (["privacy.max_colluding=0"], "privacy.max_colluding: "),
+        (["federation.min_sites=2"], "federation.min_sites: 2: "),
+        (["federation.min_sites=4"], "federation.min_sites: 4 is not in 1..3, the number of sites"),
+        (["federation.spare_rounds=-1"], "federation.spare_rounds: "),
+        (["federation.steps_per_round=2"], "federation.steps_per_round: "),
+        (["privacy.max_sites_per_unit=2"], "privacy.max_sites_per_unit: "),
+        (["privacy.trust=central"], "privacy.trust: "),
     ],
 )
-def test_what_does_not_go_is_one_line(
-    run: Run, private: list[str], overrides: list[str], key: str
+def test_what_does_not_go_is_one_line_and_leaves_no_site(
+    run: Run, tmp_path: Path, private: list[str], overrides: list[str], key: str
 ) -> None:
-    said = run("train", "privacy.epsilon=2", *private, *SHARED, *overrides, "run.dir=out")
-    assert said.code == 2
-    assert f"{key}: " in said.line
+    for verb in ("plan", "train"):
+        said = run(verb, "privacy.epsilon=2", *private, *SHARED, *overrides)
+        assert said.code == 2
+        assert key in said.line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_frontier_knows_what_does_not_go_before_it_runs(
+    run: Run, tmp_path: Path, public: list[str]
+) -> None:
+    said = run(
+        "frontier", *public, "federation.sites=2", "frontier.trusts=[local,distributed]",
+        "frontier.baselines=false", "run.dir=out",
+    )  # fmt: skip
+    assert (said.code, said.out) == (2, "")
+    assert "federation.sites: 2: " in said.line
+    assert not (tmp_path / "out").exists()
+
+
+def test_simulated_sites_want_nine_of_ten(run: Run, tmp_path: Path, private: list[str]) -> None:
+    said = run("train", "privacy.epsilon=2", *private, *SHARED, "run.dir=out")
+    assert said.code == 0, said.err
+    path = tmp_path / "runs" / "sites" / "tiny" / "site-00" / "policy.yaml"
+    assert yaml.safe_load(path.read_text())["min_sites"] == 3
+    few = ("privacy.trust=local", "federation.min_sites=2")
+    said = run("train", "privacy.epsilon=2", *private, *SHARED, *few)
+    assert said.code == 3
+    assert "takes part with 3 sites at least" in said.line
 
 
 def test_a_plan_knows_what_spare_rounds_cost(run: Run, tmp_path: Path, private: list[str]) -> None:
