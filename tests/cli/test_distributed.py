@@ -117,6 +117,60 @@ def test_a_plan_knows_what_spare_rounds_cost(run: Run, tmp_path: Path, private: 
     assert 1.9 < three["epsilon_run"] <= 2.0
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["privacy.trust=local"], "local: 3 rounds; a sum over 10 sites holds 3.16 x sigma"),
+        (["privacy.trust=local"], "(distributed: 1.05 x)"),
+        (["federation.sites=10"], "distributed: 3 rounds and 2 spare, 9 of 10 sites needed, 1 may"),
+        (["federation.sites=10"], "holds 1.05 x sigma (local: 3.16 x)"),
+        (["federation.sites=5"], "5 of 5 sites needed: none may stay away, 1 may collude"),
+    ],
+)
+def test_a_plan_says_who_is_needed_and_what_a_sum_holds(
+    run: Run, private: list[str], overrides: list[str], words: str
+) -> None:
+    said = run("plan", "privacy.epsilon=2", *private, *SHARED, "federation.sites=10", *overrides)
+    assert said.code == 0, said.err
+    assert words in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize(("spares", "warned"), [(0, False), (1, False), (2, True), (10_000, True)])
+def test_spare_rounds_that_cost_much_noise_are_said_before_the_run(
+    run: Run, private: list[str], spares: int, warned: bool
+) -> None:
+    asked = (*private, *SHARED, f"federation.spare_rounds={spares}")
+    for verb in ("plan", "train"):
+        said = run(verb, "privacy.epsilon=2", *asked)
+        assert said.code == 0, said.err
+        assert ("warning: federation.spare_rounds: " in said.out) == warned
+        if verb == "train":
+            assert "(delta 1e-05, trust distributed, 1 of 3 may collude)" in said.out
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_a_count_too_noisy_for_delta_is_refused_before_a_site_exists(
+    run: Run, tmp_path: Path, private: list[str], trust: str
+) -> None:
+    asked = (
+        "privacy.epsilon=0.001",
+        *private,
+        *SHARED,
+        f"privacy.trust={trust}",
+        "data.delta=1e-3",
+    )
+    said = run("train", *asked)
+    assert said.code == 2
+    assert "privacy.epsilon: 0.001: the number of units would be released with" in said.line
+    assert "above 1/delta = 1,000" in said.line
+    assert not (tmp_path / "runs").exists()
+    said = run("plan", *asked)
+    assert said.code == 0, said.err
+    assert "warning: train will refuse this: privacy.epsilon: 0.001" in said.out
+    # A number that is said is not noisy.
+    assert "warning" not in run("plan", *asked, "--units", "240").out
+
+
 def test_a_frontier_draws_both_trusts(run: Run, tmp_path: Path, public: list[str]) -> None:
     said = run(
         "frontier", *public, "federation.sites=3", "frontier.epsilons=[2.0]", "frontier.seeds=[0]",
