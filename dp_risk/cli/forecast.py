@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from dp_risk.cli.settings import Settings
@@ -99,8 +100,8 @@ def check(settings: Settings) -> list[str]:
     privacy = settings.asked
     if privacy.trust == Trust.NONE:
         return []
-    # What is looked at here does not depend on a declared number of units.
-    noise = forecast(settings, privacy, None)
+    # Neither spare rounds nor counts depend on units or sampling, which is slow to price.
+    noise = forecast(settings, dataclasses.replace(privacy, sampling_rate=1.0), None)
     blind = "" if settings.data.public_size else blind_count(settings, privacy, noise)
     if blind:
         raise ConfigurationError(blind)
