@@ -13,6 +13,13 @@ from dp_risk.types import ConfigurationError, Trust
 
 # One site of so many may be lost for good, unless it is said.
 _EXPECTED_LOSSES = 10
+# Sites of a secure sum that do not collude: the sum of one alone would be its own.
+_HONEST = 2
+
+
+def nine_of_ten(sites: int) -> int:
+    """Return how many of so many sites must answer when one of ten may be lost for good."""
+    return sites - sites // _EXPECTED_LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +31,8 @@ class Federation:
     sites : int
         Sites to wait for, at least 1.
     min_sites : int or None
-        Fewest sites that may answer a round; None means all of them, or nine of ten in trust
-        distributed.
+        Fewest sites that may answer a round; None means all of them, or in trust distributed
+        all but one of every full ten.
     spare_rounds : int or None
         Rounds that may be lost with a site in trust distributed, at least 0; None chooses them.
     rounds : int or None
@@ -59,7 +66,10 @@ class Federation:
         if self.sites < 1:
             raise ConfigurationError(f"federation.sites: {self.sites} is not at least 1")
         if self.min_sites is not None and not 1 <= self.min_sites <= self.sites:
-            raise ConfigurationError(f"federation.min_sites: {self.min_sites} is not in 1..sites")
+            raise ConfigurationError(
+                f"federation.min_sites: {self.min_sites} is not in 1..{self.sites}, the number of "
+                "sites"
+            )
         if self.spare_rounds is not None and self.spare_rounds < 0:
             raise ConfigurationError(
                 f"federation.spare_rounds: {self.spare_rounds} is not at least 0"
@@ -92,22 +102,31 @@ class Federation:
         Raises
         ------
         ConfigurationError
-            If that is too few for a secure sum, or a site makes several steps in one.
+            If there are too few for a secure sum, or a site makes several steps in one round.
         """
         if privacy.trust != Trust.DISTRIBUTED:
             return self.min_sites or self.sites
-        least = privacy.max_colluding + 2
-        fewest = self.min_sites or max(least, self.sites - self.sites // _EXPECTED_LOSSES)
-        if not least <= fewest <= self.sites:
-            raise ConfigurationError(
-                f"federation.min_sites: trust distributed with privacy.max_colluding="
-                f"{privacy.max_colluding} needs {least} sites in every round"
-            )
         if self.steps_per_round != 1:
             raise ConfigurationError(
                 "federation.steps_per_round: with trust distributed a round is one step; use 1"
             )
-        return fewest
+        colluding, sites = privacy.max_colluding, self.sites
+        if sites < 1 + _HONEST:
+            raise ConfigurationError(
+                f"federation.sites: {sites}: trust distributed needs at least {1 + _HONEST}"
+            )
+        least = colluding + _HONEST
+        if least > sites:
+            raise ConfigurationError(
+                f"privacy.max_colluding: {colluding} of {sites} sites; at most sites - {_HONEST} = "
+                f"{sites - _HONEST}"
+            )
+        if self.min_sites is not None and self.min_sites < least:
+            raise ConfigurationError(
+                f"federation.min_sites: {self.min_sites}: trust distributed with "
+                f"privacy.max_colluding={colluding} needs {least} sites in every round"
+            )
+        return self.min_sites or max(least, nine_of_ten(sites))
 
 
 @dataclass(frozen=True, kw_only=True)

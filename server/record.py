@@ -162,8 +162,10 @@ def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
         ]
     if plan.max_colluding is not None:
         lines.append(
-            f"At most {plan.max_colluding} of the sites that answer a round tell the server what "
-            "they know. That every site sends what it was asked for is not checked."
+            f"At most {plan.max_colluding} of all {len(plan.participants)} sites of the roster "
+            f"{'tells' if plan.max_colluding == 1 else 'tell'} the server what "
+            f"{'it knows' if plan.max_colluding == 1 else 'they know'}, whichever of them it names "
+            "for a round. That every site sends what it was asked for is not checked."
         )
     if plan.stable_ids:
         lines.append(

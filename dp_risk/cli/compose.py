@@ -58,6 +58,9 @@ def settings(overrides: Sequence[str]) -> Settings:
     built = {name: _build(config, name) for name in _KINDS}
     privacy_values = _values(_merged(Privacy, config["privacy"], "privacy", missing="epsilon"))
     privacy = None if privacy_values["epsilon"] == "???" else Privacy(**privacy_values)
+    if privacy is not None:
+        # Here, so that no site is made for a run that cannot be.
+        built["federation"].fewest(privacy)
     model = built.pop("model")
     names = {cls: name for name, cls in REGISTRY.items()}
     seed = config.get("seed")
@@ -79,8 +82,15 @@ def settings(overrides: Sequence[str]) -> Settings:
 
 
 def with_privacy(base: Settings, *, seed: int, **changes: Any) -> Settings:
-    """Return settings of one run of a frontier: other privacy fields and another public seed."""
+    """Return settings of one run of a frontier: other privacy fields and another public seed.
+
+    Raises
+    ------
+    ConfigurationError
+        If these sites cannot run with that privacy.
+    """
     privacy = Privacy(**{**base.privacy_values, **changes})
+    base.federation.fewest(privacy)
     partition = base.partition
     if hasattr(partition, "seed"):
         partition = dataclasses.replace(partition, seed=seed)

@@ -50,6 +50,8 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
             "where every site's policy declares its data public (data.public=true); use train"
         )
     federation_folder(settings)
+    # All of them before the first runs: a mistake in the last would come after hours.
+    asked = [(*point, _point(settings, *point)) for point in _points(settings)]
     started = time.monotonic()
     points: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
@@ -63,10 +65,9 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
             pool.apply_async(_baselines, (settings, seed, scratch))
             for seed in (settings.frontier.seeds if settings.frontier.baselines else ())
         ]
-        for number, (trust, epsilon, seed) in enumerate(_points(settings)):
+        for number, (trust, epsilon, seed, one) in enumerate(asked):
             name = f"epsilon {'none' if epsilon is None else format(epsilon, 'g')}, seed {seed}"
             name += f", {trust}" if len(settings.frontier.trusts) > 1 else ""
-            one = _point(settings, trust, epsilon, seed)
             with progress(name, as_json=as_json) as step:
                 record, place = _train(one, scratch, number, step)
             utility = record["utility"]

@@ -161,9 +161,21 @@ def _run(ledger: Ledger, run: Run) -> dict[str, Any]:
         "run": run.run,
         "plan": run.plan,
         "time": run.time,
+        "state": _standing(ledger, run),
         f"epsilon_run_{by.lower()}": costs,
         "charges": charges,
     }
+
+
+def _standing(ledger: Ledger, run: Run) -> str:
+    """Say what of a run's reservation counts now."""
+    if run.run == ledger.state.open_run:
+        return "open: the whole reservation counts"
+    if not any(run.paid.values()):
+        return "refused or ended before its first round: the reservation was given back"
+    if all(run.paid.get(line.name, 0) >= line.rounds for line in run.schedule):
+        return "closed: every round was paid"
+    return "closed: rounds that never ran were given back"
 
 
 def _finite(value: float) -> float | None:
@@ -177,7 +189,10 @@ def _print_run(run: dict[str, Any]) -> None:
         f"{split} {'no protection' if cost is None else format(cost, '.4g')}"
         for split, cost in run[f"epsilon_run_{by.lower()}"].items()
     )
-    print(f"run {run['run']}  {run['time'][:19]}  run epsilon ({by}, as reserved): {costs}")
+    print(
+        f"run {run['run']}  {run['time'][:19]}  run epsilon ({by}, as reserved): {costs}\n"
+        f"  {run['state']}"
+    )
     for line in run["charges"]:
         print(
             f"  {line['purpose']:<12} {line['split']:<8} {line['rounds_paid']} of "

@@ -6,10 +6,10 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dp_risk import __version__
 from dp_risk.cli.ledger import add_verbs
@@ -273,7 +273,7 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             units = sizes.declared_units(settings)
         plan.show(settings, units, options.out)
         return None
-    from dp_risk.cli import artefacts, frontier, simulate, training
+    from dp_risk.cli import artefacts, forecast, frontier, simulate, training
     from dp_risk.cli.audit import audit
     from dp_risk.cli.display import console, progress
 
@@ -293,6 +293,9 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
     asked = settings.asked
     # Also where the sites hold a copy: a path that is not there is a mistake.
     _ = settings.data.file, settings.data.load_schema()
+    screen = console()
+    for line in forecast.check(settings):
+        screen.print(line)
     place = simulate.federation_folder(settings)
     with simulate.locked(place):
         sites = simulate.make_sites(
@@ -306,12 +309,11 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
                 )
             artefacts.write_report(folder, html=settings.report.html)
             artefacts.sign(folder)
-    screen = console()
     if asked.epsilon is not None:
         worst = max(record["sites"], key=lambda site: float(site["lifetime_used"]))
         screen.print(
             f"run: epsilon {record['epsilon_spent']:.4g} at each of {len(record['sites'])} sites "
-            f"(delta {asked.delta:g})\n"
+            f"(delta {asked.delta:g}, trust {_trust(record)})\n"
             f"lifetime: {worst['lifetime_used']:.1%} of the budget used (epsilon "
             f"{worst['epsilon_lifetime']:.4g} of {worst['epsilon_lifetime_budget']:g} by the "
             "filter, which adds a constant once)"
@@ -334,6 +336,12 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             screen.print(f"{name.upper()} {figures}")
     screen.print(f"{record['seconds']:.1f} s; report: {folder / 'report.html'}")
     return folder
+
+
+def _trust(record: Mapping[str, Any]) -> str:
+    colluding = record["max_colluding"]
+    among = "" if colluding is None else f", {colluding} of {len(record['sites'])} may collude"
+    return f"{record['trust']}{among}"
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 from dp_risk import models
 from dp_risk.cli.display import console, table
+from dp_risk.cli.forecast import blind_count, dear_spares, forecast, standing
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
 from dp_risk.privacy.plan import answers
-from dp_risk.privacy.planning import Noise, Privacy, check_delta, choose_noise
+from dp_risk.privacy.planning import Noise, Privacy, check_delta
 from dp_risk.types import ConfigurationError, Trust
 
 SCHEMA_VERSION = 1
@@ -47,18 +48,15 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     # What a run without noise would cost with it.
     trust = Trust.LOCAL if asked.trust == Trust.NONE else asked.trust
     rows, lines = [], []
+    spoken: list[str] = []
     for target in targets:
         privacy = dataclasses.replace(asked, epsilon=target, trust=trust)
-        noise = choose_noise(
-            privacy,
-            units=units,
-            rounds=settings.federation.rounds,
-            steps_per_round=settings.federation.steps_per_round,
-            stable_ids=settings.data.keeps_ids(asked.unit),
-            holdout=settings.data.holdout > 0,
-            may_lose=settings.federation.sites - settings.federation.fewest(asked),
-            spare_rounds=settings.federation.spare_rounds,
-        )
+        noise = forecast(settings, privacy, units)
+        if target == asked.epsilon:
+            spoken = [standing(settings, privacy, noise), dear_spares(noise)]
+            blind = blind_count(settings, privacy, noise)
+            spoken.append(f"warning: train will refuse this: {blind}" if blind else "")
+            spoken = [said for said in spoken if said]
         line = _line(noise, privacy, settings, filter)
         lines.append({"epsilon": target, **line})
         mark = "*" if target == asked.epsilon else ""
@@ -83,6 +81,8 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
         f"\ndelta {asked.delta:g}; {known}; {dimension} coordinates; lifetime cost by the "
         f"Renyi filter at order {filter.order}, of a budget of {filter.lifetime_epsilon:g}"
     )
+    for said in spoken:
+        screen.print(said)
     data = {
         "schema_version": SCHEMA_VERSION,
         "delta": asked.delta,

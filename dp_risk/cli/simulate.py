@@ -28,6 +28,7 @@ from dp_risk.privacy.plan import PURPOSES
 from dp_risk.privacy.planning import check_delta
 from dp_risk.privacy.release import digest
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Refused, Trust, Unit
+from server.job import nine_of_ten
 
 _FEDERATION = "federation.yaml"
 # The cap of a simulated site's policy: a plan's own is what bounds an account.
@@ -206,6 +207,7 @@ def _policy(
 ) -> Policy:
     public, unit = settings.data.public, str(settings.privacy_values["unit"])
     shared = (Trust.LOCAL, Trust.DISTRIBUTED)
+    most = nine_of_ten(len(roster))
     return Policy(
         site=name,
         dataset=settings.data.dataset,
@@ -224,7 +226,7 @@ def _policy(
         randomness=tuple(RandomnessKind) if public else (RandomnessKind.SYSTEM,),
         public=public,
         units=units,
-        min_sites=1,
+        min_sites=min(most, settings.federation.min_sites or most),
         max_colluding=1,
         max_sites_per_unit=1,
         roster=roster,

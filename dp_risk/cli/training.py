@@ -81,6 +81,7 @@ def run(
     )
     make_server(watcher)(grid, context)
     record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    record["simulated"] = True
     if holdout is not None:
         estimates = evaluate(
             holdout.labels,
@@ -90,7 +91,7 @@ def run(
         )
         record["utility"] = {name: e.to_dict() for name, e in estimates.items()}
         record["utility_source"] = "exact"
-        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     return record
 
 

@@ -104,6 +104,15 @@ def answers(spares: int) -> int:
     return 1 + min(spares, _SPARE_ANSWERS)
 
 
+def spares_cost(rounds: int, spares: int) -> float:
+    """Return how many times as large spare rounds make the noise of training.
+
+    That of Gaussians that compose over ``rounds + spares`` instead of `rounds`; sampled ones need
+    no more.
+    """
+    return math.sqrt((rounds + spares) / rounds)
+
+
 def costs(schedule: Sequence[Purpose], delta: float) -> dict[str, float]:
     """Return the epsilon of a schedule in each account that it names (the run cost)."""
     lines: dict[str, list[AnyEvent]] = {}

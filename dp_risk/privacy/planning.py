@@ -171,15 +171,16 @@ def check_delta(delta: float, units: int, *, where: str) -> None:
         With the largest delta that makes sense.
     """
     if delta * units >= 1:
-        more = ""
         if where == "released":
-            more = (
-                "; the noisy count was charged, and these sites keep the delta that they were "
-                "opened with"
+            raise ConfigurationError(
+                f"privacy.delta: the released number of units, {units}, does not show that "
+                f"{delta:g} is below 1/units; it holds noise, so that the true one may be smaller: "
+                "a larger privacy.epsilon makes it more exact; it was charged, and these sites "
+                "keep the delta that they were opened with"
             )
         raise ConfigurationError(
             f"privacy.delta: {delta:g} is not below 1/units ({where}: {units} units, so below "
-            f"{1 / units:.3g}){more}"
+            f"{1 / units:.3g})"
         )
 
 

@@ -21,6 +21,7 @@ from dp_risk.report.html import (
 )
 from dp_risk.report.utility import estimate_cells, utility
 from dp_risk.report.words import PURPOSE_WORDS, losses, rounded_down, rounded_up, whose
+from dp_risk.types import Trust
 
 Facts = Mapping[str, Any]
 Section = Callable[[Facts], str]
@@ -45,6 +46,7 @@ SETTING_WORDS = {
     "q": "sampling rate q",
     "steps": "steps",
     "rounds": "rounds",
+    "spare_rounds": "spare rounds",
     "rounds_abandoned": "rounds abandoned",
     "clip_norm": "clipping norm",
     "max_records_per_account": "records of an account, at most",
@@ -55,6 +57,7 @@ SETTING_WORDS = {
     "peak_rss_mb": "peak memory, MB",
 }
 _UNITS = "Units: training units, declared or released with noise"
+_SUMMED_UNITS = "Units: only their sum over all sites was released, with noise"
 _ACCOUNT_ONLY = ("max_records_per_account",)
 _OF_ONE_RUN = (
     *("run", "finished", "epsilon_spent", "epsilon_target", "epsilon_lifetime"),
@@ -80,12 +83,16 @@ def title(report: Facts) -> str:
     if report["settings"].get("unit") != "account":
         hidden = (*hidden, *_ACCOUNT_ONLY)
     if "Trust: distributed" not in claim:
-        hidden = (*hidden, "max_colluding")
+        hidden = (*hidden, "max_colluding", "spare_rounds")
     shown = {
         words: _setting(name, report["settings"][name])
         for name, words in SETTING_WORDS.items()
         if name in report["settings"] and name not in hidden
     }
+    needed, of = report["settings"].get("min_sites"), len(report["sites"])
+    if needed and of:
+        alone = ": none may stay away" if needed == of else ""
+        shown[SETTING_WORDS["min_sites"]] = f"{needed} of {of}{alone}"
     return (
         f"<header>{subject}<h1>{esc(report['title'])}</h1></header>{box}"
         f'<section id="claim"><h2>The claim</h2><p class="claim">{claim}</p>'
@@ -182,6 +189,9 @@ def sites(report: Facts) -> str:
         ]
         for site in rows
     ]
+    summed = report["settings"].get("trust") == Trust.DISTRIBUTED and all(
+        site.get("units") is None for site in rows
+    )
     return section(
         "sites",
         "Sites and budgets",
@@ -189,7 +199,7 @@ def sites(report: Facts) -> str:
         + f'<figure><p class="legend">{legend}</p>{chart}</figure><p class="note">{esc(note)}</p>'
         + details(
             "Table of sites",
-            table("Units: training units, declared or released with noise", head, body),
+            table(_SUMMED_UNITS if summed else _UNITS, head, body),
         )
         + _accounts(rows)
         + _amendments(rows),
@@ -294,7 +304,7 @@ def charges(report: Facts) -> str:
         "charges",
         "Charges",
         whose(report)
-        + table("Everything that read private rows", head, body)
+        + table("Everything that was priced, spare rounds included", head, body)
         + f'<p class="note">{note}</p>',
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from dp_risk.report import plots
 from dp_risk.report.html import Cell, details, section, table
 from dp_risk.report.words import whose
+from dp_risk.types import Split
 
 Facts = Mapping[str, Any]
 
@@ -37,8 +38,11 @@ def utility(report: Facts) -> str:
         )
     content = whose(report)
     by_account = report["settings"].get("unit") == "account"
+    shared = any(
+        c["purpose"] == "evaluation" and c["split"] == Split.BOTH for c in report["charges"]
+    )
     if report.get("utility_source") == "charged" and estimates:
-        content += _estimated(estimates, facts, by_account=by_account)
+        content += _estimated(estimates, facts, by_account=by_account, shared=shared)
     else:
         content += table(
             f"On held-out {'records' if by_account else 'units'}, with 95 % intervals",
@@ -48,15 +52,16 @@ def utility(report: Facts) -> str:
         if estimates:
             content += details(
                 "What a private holdout would have said: charged estimates",
-                _estimated(estimates, estimates["metrics"], by_account=by_account),
+                _estimated(estimates, estimates["metrics"], by_account=by_account, shared=shared),
             )
     return section("utility", "Utility", content)
 
 
-def _estimated(estimates: Facts, facts: Facts, *, by_account: bool) -> str:
+def _estimated(estimates: Facts, facts: Facts, *, by_account: bool, shared: bool) -> str:
+    paid = "the one budget that training and evaluation share" if shared else "the holdout's budget"
     note = (
         f"Estimated from noisy histograms of holdout scores at {estimates['sites']} sites "
-        f"({estimates['bins']} bins by label), paid from the holdout's budget. The 95 % intervals "
+        f"({estimates['bins']} bins by label), paid from {paid}. The 95 % intervals "
         "hold the noise as well as the sampling of units. Precision and threshold are those of "
         f"a review of the highest {100 * estimates['capacity']:.3g} % of scores."
     )

@@ -6,15 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dp_risk.privacy.plan import spares_cost
+
 TRUST_WORDS = {
     "local": "Trust: local. Each site adds its own noise before anything leaves; the server and "
     "everyone else see only noisy sums.",
     "distributed": "Trust: distributed. Each site adds a share of the noise and masks its "
-    "contribution; the server and everyone else see only the noisy sum over all sites.",
+    "contribution; the server sees only the noisy sum over the sites of a round, and everyone else "
+    "only the model.",
     "central": "Trust: central. The server sees the clipped update of each client and adds the "
     "noise; the claim holds against whoever sees the model, not against the server.",
     "none": "Trust: none. No noise was added: the server sees exact sums of private rows.",
 }
+
+SIMULATED = (
+    "The sites were simulated: one person held all their rows and keys, so this holds against "
+    "everyone but that person."
+)
 
 SERIES_WORDS = {
     "local": "Local noise",
@@ -255,7 +263,8 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
             f"The run is one of {len(search['trials'])} trials of a sweep; a choice among them "
             f"costs epsilon {rounded_up(search['epsilon'])}, not this run's alone."
         ]
-    return [bound, *whole, *([trust] if trust else [])]
+    simulated = [SIMULATED] if run.get("simulated") else []
+    return [bound, *whole, *([trust] if trust else []), *simulated]
 
 
 def audit_claim(
@@ -285,10 +294,16 @@ def audit_claim(
 
 def _trust(run: Mapping[str, Any], mode: str) -> str:
     words = TRUST_WORDS.get(mode, "")
-    if mode == "distributed" and run.get("max_colluding") is not None:
+    if mode != "distributed":
+        return words
+    if run.get("trust") == mode and run.get("min_sites"):
+        of = "over the sites of a round"
+        words = words.replace(of, f"{of}, at least {run['min_sites']}")
+    colluding = run.get("max_colluding")
+    if colluding is not None:
         words += (
-            f" It holds against the server together with up to {run['max_colluding']} "
-            "colluding sites."
+            f" It holds against the server together with up to {colluding} colluding "
+            f"site{'' if colluding == 1 else 's'}."
         )
     return words
 
@@ -306,6 +321,7 @@ def losses(run: Mapping[str, Any]) -> str:
         if lost
         else "No round was lost with a site."
     )
-    more = math.sqrt((rounds + spares) / rounds) - 1 if run.get("q") == 1 else None
+    more = spares_cost(rounds, spares) - 1 if run.get("q") == 1 else None
     price = "" if more is None else f", which makes the noise of training {more:.1%} larger"
-    return f"{found} The plan held {spares} spare rounds of training{price}."
+    s = "" if spares == 1 else "s"
+    return f"{found} The plan held {spares} spare round{s} of training{price}."

@@ -75,6 +75,25 @@ def test_show_names_both_costs_and_every_charge(run: Run, site: Path) -> None:
     assert shown["head"] in said
 
 
+def test_show_says_what_of_a_reservation_counts(run: Run, site: Path) -> None:
+    ledger = Site.open(site).ledger
+    for name, paid in (("run-2", 0), ("run-3", 3), ("run-4", 0)):
+        ledger.reserve(run=name, plan_digest="p", schedule=SCHEDULE)
+        for round in range(paid):
+            ledger.pay(run=name, plan_digest="p", purpose="training", round=round, request="r")
+        if paid:
+            ledger.pay(run=name, plan_digest="p", purpose="evaluation", round=0, request="r")
+    ledger.close_file()
+    states = [about["state"] for about in as_json(run, "show", site)["runs"]]
+    assert [state.partition(":")[0] for state in states] == [
+        "closed", "refused or ended before its first round", "closed", "open",
+    ]  # fmt: skip
+    assert states[0].endswith("never ran were given back")
+    assert states[2].endswith("every round was paid")
+    said = run("ledger", "show", site).out
+    assert all(f"\n  {state}\n" in said for state in states)
+
+
 def test_verify_says_what_it_could_not_check(run: Run, site: Path, tmp_path: Path) -> None:
     said = run("ledger", "verify", site)
     assert said.code == 0

@@ -87,6 +87,9 @@ def test_delta_stays_below_one_over_units():
     for delta in (1e-3, 1e-2):
         with pytest.raises(ConfigurationError, match=r"declared: 1000 units, so below 0\.001"):
             check_delta(delta, 1000, where="declared")
+    # A released number holds noise: delta may well be small enough.
+    with pytest.raises(ConfigurationError, match=r"1000, does not show .* holds noise"):
+        check_delta(1e-3, 1000, where="released")
 
 
 def choose(asked=None, **changes):

@@ -65,6 +65,18 @@ def test_public_utility_is_exact_and_the_estimate_stands_beside_it(
     assert "0.910" in found.words
 
 
+def test_an_estimate_says_which_account_paid_for_it(run: Facts, estimates: Facts) -> None:
+    charged = {"estimates": estimates, "utility_source": "charged"}
+    for split, words in (
+        ("holdout", "paid from the holdout's budget"),
+        ("both", "paid from the one budget that training and evaluation share"),
+    ):
+        event = run["charges"][0]["event"]
+        paid = {"split": split, "purpose": "evaluation", "event": event, "epsilon": 0.1}
+        found = page(run | charged | {"charges": [paid]})
+        assert words in found.words
+
+
 def test_counts_below_their_noise_have_no_curve(run: Facts, estimates: Facts) -> None:
     nothing = estimates | {"reliability": []}
     found = page(run | {"estimates": nothing, "utility_source": "charged"})

@@ -244,3 +244,29 @@ def test_a_report_says_how_many_rounds_were_lost_and_what_spares_cost(run: Facts
     assert "3 rounds were lost with a site (4 training answers did not come)" in page.words
     assert "noise of training" not in page.words
     assert "lost with a site" not in Page(render(build("run", run, None, [], "", []))).words
+    one = Page(render(build("run", run | shared | {"spare_rounds": 1}, None, [], "", [])))
+    assert "The plan held 1 spare round of training" in one.words
+
+
+def test_a_report_of_a_secure_sum_says_who_is_needed(run: Facts) -> None:
+    def words(**facts: Any) -> str:
+        return Page(render(build("run", run | facts, None, [], "", []))).words
+
+    shared = {"trust": "distributed", "max_colluding": 1, "rounds": 100, "spare_rounds": 21}
+    found = words(**shared)
+    assert "over the sites of a round, at least 2, and everyone else only the model" in found
+    assert "up to 1 colluding site." in found
+    assert "spare rounds21" in found
+    assert "sites needed2 of 3" in found
+    assert "none may stay away" not in found
+    assert "Units: training units, declared or released with noise" in found
+    assert "3 of 3: none may stay away" in words(**shared, min_sites=3)
+    private = [site | {"units": None} for site in run["sites"]]
+    assert "Units: only their sum over all sites was released" in words(**shared, sites=private)
+    assert "spare rounds" not in words(spare_rounds=0).replace("spare rounds included", "")
+
+
+def test_a_run_over_simulated_sites_says_so(run: Facts) -> None:
+    alone = "one person held all their rows and keys"
+    assert alone in " ".join(build("run", run | {"simulated": True}, None, [], "", [])["claim"])
+    assert alone not in " ".join(build("run", run, None, [], "", [])["claim"])

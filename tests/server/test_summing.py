@@ -67,6 +67,7 @@ def test_a_run_charges_every_site_for_the_sum_and_keeps_no_key(
     assert [kinds(folder) for folder in folders] == [expected] * 4
     assert (record["trust"], record["max_colluding"], record["min_sites"]) == ("distributed", 1, 4)
     assert (record["rounds"], record["spare_rounds"], record["rounds_abandoned"]) == (3, 1, 0)
+    assert "At most 1 of all 4 sites of the roster tells" in " ".join(record["assumptions"])
     assert [site["rounds_joined"] for site in record["sites"]] == [3] * 4
     assert [site["units"] for site in record["sites"]] == [None] * 4
     assert record["units"] == pytest.approx(240, abs=200)
@@ -389,9 +390,9 @@ def test_a_vector_that_was_not_asked_for_is_found_out(
 @pytest.mark.parametrize(
     ("privacy", "federation", "message"),
     [
-        ({}, {"sites": 2}, "federation.min_sites: .*needs 3 sites"),
-        ({"max_colluding": 3}, {"sites": 4}, "federation.min_sites: .*needs 5 sites"),
-        ({}, {"sites": 4, "min_sites": 2}, "federation.min_sites: .*needs 3 sites"),
+        ({}, {"sites": 2}, "federation.sites: 2: .*at least 3"),
+        ({"max_colluding": 3}, {"sites": 4}, "max_colluding: 3 of 4 sites; .* = 2"),
+        ({}, {"sites": 4, "min_sites": 2}, "federation.min_sites: 2: .*needs 3 sites"),
         ({}, {"sites": 4, "steps_per_round": 2}, "federation.steps_per_round"),
         ({"max_sites_per_unit": 2}, {"sites": 4}, "privacy.max_sites_per_unit"),
     ],
