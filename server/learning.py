@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -34,19 +35,23 @@ class Steps:
         Share of positive units that the opening rounds released; None without them.
     ridge : float or None
         Of the preconditioner; None without one.
+    start : str or None
+        SHA-256 of the file of weights that training started from; None where they were new.
     """
 
     learning_rate: float
     positives: float | None = None
     ridge: float | None = None
+    start: str | None = None
 
 
 class Learner:
     """The server's half of training: post-processing of what sites release.
 
-    With a learning rate of the user's, few rounds, several steps a round or weights to start
-    from, every round is a step of plain momentum SGD or Adam. Else the first two rounds find the
-    share of positives and how often codes occur, and all later steps are preconditioned.
+    With a learning rate of the user's, few rounds or several steps a round, every round is a step
+    of plain momentum SGD or Adam. Else the first two rounds find the share of positives and how
+    often codes occur, and all later steps are preconditioned. New weights take their bias from that
+    share; weights of another run keep theirs.
 
     Parameters
     ----------
@@ -78,6 +83,7 @@ class Learner:
         self._model = models.create(job.model, job.model_options)
         self._coding = coding
         self._start = start
+        self._digest = hashlib.sha256(job.start.read_bytes()).hexdigest() if job.start else None
         self._momentum = settings.momentum
         self._rounds = plan.rounds
         batch = max(1.0, plan.sampling_rate * units)
@@ -87,7 +93,6 @@ class Learner:
             settings.learning_rate is None
             and plan.steps_per_round == 1
             and plan.rounds >= _FEWEST_ROUNDS
-            and job.start is None
         )
         self._openings: list[Weights] | None = [] if opens else None
         self._precondition: Preconditioner | None = None
@@ -137,6 +142,7 @@ class Learner:
             learning_rate=self._stepper.learning_rate,
             positives=self._positives,
             ridge=self._precondition.ridge if self._precondition else None,
+            start=self._digest,
         )
 
     def _open(self, at_positive: Weights, at_negative: Weights) -> None:
@@ -149,6 +155,7 @@ class Learner:
             noise=self._noise,
             steps=self._rounds - opening.ROUNDS,
         )
-        odds = math.log(said.positives / (1 - said.positives))
-        first = {**self._start, bias: np.full_like(self._start[bias], odds)}
-        self._at = self._stepper.start(first)
+        if self._digest is None:
+            odds = math.log(said.positives / (1 - said.positives))
+            first = {**self._start, bias: np.full_like(self._start[bias], odds)}
+            self._at = self._stepper.start(first)

@@ -97,7 +97,8 @@ def build(
         "randomness": plan.randomness,
         "seed": plan.seed,
         "plan": plan.digest,
-        "assumptions": _assumptions(plan, estimates),
+        "start": steps.start,
+        "assumptions": _assumptions(plan, steps, estimates),
     }
 
 
@@ -152,7 +153,7 @@ def _site(
     }
 
 
-def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
+def _assumptions(plan: Plan, steps: Steps, estimates: Mapping[str, Any] | None) -> list[str]:
     if plan.max_sites_per_unit == 1:
         lines = ["Each unit's data sits at one site only."]
     else:
@@ -176,6 +177,10 @@ def _assumptions(plan: Plan, estimates: Mapping[str, Any] | None) -> list[str]:
         "The schema (columns, bounds, values) is public and was not derived from the rows.",
         "Crashes, missed deadlines and the timing of answers are outside the guarantee.",
     ]
+    if steps.start is not None:
+        lines.append(
+            "The weights that training started from are public, or were charged to these ledgers."
+        )
     if plan.unit == Unit.ACCOUNT:
         lines.append("All records of a unit carry its account id.")
     if not plan.counts_noise:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dp_risk.data.settings import Data
@@ -42,9 +43,14 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """The run folder; None makes one."""
+    """The run folder, where None makes one, and the weights to start from, if any."""
 
     dir: str | None
+    start: str | None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and not Path(self.start).is_file():
+            raise ConfigurationError(f"run.start: no file {self.start}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,7 @@ def run(
         seed=settings.seed,
         capacity=settings.evaluation.capacity,
         memory=memory,
+        start=Path(settings.run.start).resolve() if settings.run.start else None,
     )
     (folder / "config.yaml").write_text(settings.yaml)
     holdout = public_holdout(sites)

@@ -44,6 +44,8 @@ SETTING_WORDS = {
     "randomness": "randomness",
     "sigma": "noise multiplier sigma",
     "q": "sampling rate q",
+    "positives": "share of positives (released)",
+    "start": "weights it started from",
     "steps": "steps",
     "rounds": "rounds",
     "spare_rounds": "spare rounds",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,6 @@ def test_it_learns(share: float) -> None:
     ("asked", "changes"),
     [
         (job(learning_rate=0.5), {}),
-        (dataclasses.replace(job(), start=Path("/weights")), {}),
         (job(), {"rounds": 9}),
         (job(steps_per_round=2), {"steps_per_round": 2}),
     ],
@@ -116,3 +116,14 @@ def test_more_noise_takes_shorter_steps() -> None:
         ridges.append(one.steps.ridge or 0)
     assert ridges == sorted(ridges)
     assert ridges[0] < ridges[-1]
+
+
+def test_weights_of_another_run_keep_their_bias(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"any")
+    one = learner(dataclasses.replace(job(), start=tmp_path / "weights"))
+    site = Rows(0.3)
+    for _ in range(2):
+        one.hear(site(one.weights))
+    assert one.steps.ridge is not None
+    assert one.steps.start == hashlib.sha256(b"any").hexdigest()
+    assert not one.weights[BIAS].any()
