@@ -14,6 +14,7 @@ from torch import nn
 from dp_risk.data.coding import Coded, Coding, unscale
 from dp_risk.models.embedding import CodeSum
 from dp_risk.models.prior import Block, Prior, smooth
+from dp_risk.privacy.perceptron import Perceptron
 
 # Variances in squared log-odds, of a code's weight, of a slope over a column's whole scale, and of
 # how far the bias moves from where the share of positives puts it.
@@ -32,6 +33,15 @@ class _Additive(nn.Module):
         one = torch.ones(*codes.shape[:-1], 1, dtype=values.dtype)
         logits: torch.Tensor = self.terms(codes, values * self.value_scale) + self.bias(one)
         return logits.squeeze(-1)
+
+    def perceptron(self) -> Perceptron:
+        """Return the layers."""
+        return Perceptron(
+            codes=self.terms.codes,
+            values=self.terms.values,
+            scale=self.value_scale,
+            bias=self.bias,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

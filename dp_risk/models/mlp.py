@@ -11,6 +11,7 @@ from torch import nn
 from dp_risk.data.coding import Coding
 from dp_risk.models.embedding import CodeSum
 from dp_risk.models.prior import Block, Prior
+from dp_risk.privacy.perceptron import Perceptron
 
 # Variance of how far a weight moves: bounds the steps where there is little noise.
 _MOVE = 0.16
@@ -30,6 +31,11 @@ class _Mlp(nn.Module):
     def forward(self, codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.rest(self.first(codes, values)).squeeze(-1)
         return logits
+
+    def perceptron(self) -> Perceptron:
+        """Return the layers."""
+        linear = tuple(layer for layer in self.rest if isinstance(layer, nn.Linear))
+        return Perceptron(codes=self.first.codes, values=self.first.values, rest=linear)
 
 
 @dataclass(frozen=True, kw_only=True)

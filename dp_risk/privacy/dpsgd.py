@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.one_pass import OnePass, written_out
 from dp_risk.privacy.per_unit import Part
+from dp_risk.privacy.perceptron import Described
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.sampling import poisson_sample
 from dp_risk.privacy.shares import ShareGrid, grid_of
@@ -37,7 +38,6 @@ from dp_risk.privacy.units import (
     capacity,
     fill,
     lengths,
-    loss_gradients,
     only,
     smaller,
 )
@@ -55,6 +55,22 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 # clip norms. Worst cases: 1e-4 for a million units one by one, 8e-6 for ten million by 4096.
 _CLIP_MARGIN = 1 - 1e-3
 MAX_WEIGHT = 1e3
+
+
+class _Engine(Protocol):
+    """What gives the parts of each unit's gradient in one pass."""
+
+    def backward(self, batch: Batch) -> tuple[torch.Tensor, list[Part]]:
+        """Return logits and parts."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what is held of a pass that failed."""
+        ...
+
+    def close(self) -> None:
+        """Leave the module as it was."""
+        ...
 
 
 class _GridOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -194,7 +210,7 @@ class DPSGD:
         """
         module, units = private
         rooms = {length: _sizes(module, units, length) for length in lengths(units.max_records)}
-        model = OnePass(module)
+        model = _engine(module)
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         grid = None
         if self.noise_multiplier:
@@ -214,23 +230,24 @@ class DPSGD:
         try:
             for _ in range(self.steps):
                 optimizer.zero_grad(set_to_none=True)
-                self._accumulate(model, optimizer, units, rooms, randomness)
+                self._accumulate(model, optimizer, units, rooms, randomness, codes_of(module))
                 total = [t + g for t, g in zip(total, optimizer.noisy_sum(), strict=True)]
                 optimizer.original_optimizer.step()
                 with torch.no_grad():
                     for _, p in named:
                         p.nan_to_num_(nan=0.0).clamp_(-MAX_WEIGHT, MAX_WEIGHT)
         finally:
-            model.to_standard_module()
+            model.close()
         return {n: t.numpy().copy() for (n, _), t in zip(named, total, strict=True)}
 
     def _accumulate(
         self,
-        model: OnePass,
+        model: _Engine,
         optimizer: _GridOptimizer,
         units: Units,
         rooms: Mapping[int, Sequence[int]],
         randomness: Randomness,
+        codes: int,
     ) -> None:
         index = poisson_sample(len(units), self.sampling_rate, randomness)
         for p in optimizer.params:
@@ -238,7 +255,7 @@ class DPSGD:
         counted = 0
         for length, size, chunk in batches(units.sizes(index), rooms):
             batch = units.blank(size, length)
-            there = _read(units, index[chunk], batch, codes_of(model))
+            there = _read(units, index[chunk], batch, codes)
             counted += _add(model, optimizer, batch, there)
         if counted < len(index):
             malformed = len(index) - counted
@@ -276,13 +293,13 @@ def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> t
     return there
 
 
-def _add(model: OnePass, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor) -> int:
+def _add(model: _Engine, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor) -> int:
     """Add the clipped gradients of the units that are there; return how many the model read."""
     places = there.nonzero().flatten()
     if not len(places):
         return 0
     try:
-        parts = _backward(model, batch)[1]
+        parts = model.backward(batch)[1]
     except Exception as error:
         LOG.debug("a batch of %d units raised %s", len(places), type(error).__name__)
         model.forget()
@@ -299,10 +316,8 @@ def _add(model: OnePass, optimizer: _GridOptimizer, batch: Batch, there: torch.T
     return len(places)
 
 
-def _backward(model: OnePass, batch: Batch) -> tuple[torch.Tensor, list[Part]]:
-    """Return the logits, and the parts of each unit's gradient."""
-    logits: torch.Tensor = model(*batch.inputs)
-    return logits.detach(), model.parts(logits, loss_gradients(logits.detach(), batch))
+def _engine(module: nn.Module) -> _Engine:
+    return module.perceptron() if isinstance(module, Described) else OnePass(module)
 
 
 def _squares(parts: Sequence[Part]) -> torch.Tensor:
@@ -312,13 +327,12 @@ def _squares(parts: Sequence[Part]) -> torch.Tensor:
 
 def _alone(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
     """Return all that must depend on one unit alone: logits, parts of gradients and their norms."""
-    model = OnePass(module)
+    model = _engine(module)
     try:
-        logits, parts = _backward(model, batch)
+        logits, parts = model.backward(batch)
         return [logits, *(t for part in parts for t in part.tensors), _squares(parts)]
     finally:
-        model.forget()
-        model.to_standard_module()
+        model.close()
 
 
 def dimension(module: nn.Module) -> int:

@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from dp_risk.privacy import per_unit
 from dp_risk.privacy.per_unit import Dense, Part
+from dp_risk.privacy.units import Batch, loss_gradients
 
 
 class _Call(NamedTuple):
@@ -134,6 +135,11 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
                     p.grad_sample = None
         return parts
 
+    def backward(self, batch: Batch) -> tuple[torch.Tensor, list[Part]]:
+        """Return the logits of a batch that the model can read, and the parts as `parts` does."""
+        logits = self(*batch.inputs)
+        return logits.detach(), self.parts(logits, loss_gradients(logits.detach(), batch))
+
     def forget(self) -> None:
         """Drop what is held of a pass that was not finished."""
         self._calls = []
@@ -144,6 +150,11 @@ class OnePass(GradSampleModule):  # type: ignore[misc]
             p.__dict__.pop("_current_grad_sample", None)
             p._forward_counter = 0
             p.grad_sample = p.grad = None
+
+    def close(self) -> None:
+        """Leave the module as it was."""
+        self.forget()
+        self.to_standard_module()
 
 
 def written_out(module: nn.Module, records: int) -> int:

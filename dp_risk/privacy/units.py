@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -182,9 +183,9 @@ def fill(blank: Batch, found: Batch, *, at: slice, codes: int) -> torch.Tensor:
         source = source.to(target.dtype)
         if mask is not None:
             source = source.masked_fill(~_over(mask, source), 0)
-        number = source.is_floating_point()
-        fine = torch.isfinite(source) if number else (source >= 0) & (source < codes)
-        if not fine.all():
+        if not _readable(source, codes):
+            number = source.is_floating_point()
+            fine = torch.isfinite(source) if number else (source >= 0) & (source < codes)
             kept &= fine.unsqueeze(-1).flatten(1).all(-1)
         sources[i] = source
     places = (at,) if mask is None else (at, slice(lead[1]))
@@ -193,6 +194,16 @@ def fill(blank: Batch, found: Batch, *, at: slice, codes: int) -> torch.Tensor:
     if mask is not None and blank.mask is not None:
         blank.mask[places] = mask & kept.unsqueeze(-1)
     return kept
+
+
+def _readable(source: torch.Tensor, codes: int) -> bool:
+    """Whether all is finite, or in range: two numbers say it, ten times as fast as all of them."""
+    if not source.numel():
+        return True
+    low, high = torch.aminmax(source)
+    if source.is_floating_point():
+        return math.isfinite(low) and math.isfinite(high)
+    return bool(low >= 0 and high < codes)
 
 
 def only(batch: Batch, there: torch.Tensor) -> Batch:

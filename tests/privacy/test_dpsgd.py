@@ -23,6 +23,8 @@ from tests.conformance.cases import CODING, Accounts, Rows, module, one, rows
 
 both_models = pytest.mark.parametrize("name", ["additive", "mlp"])
 MARGIN = 1 - 1e-3
+# How close a sum is to one in float64: perceptrons with a hidden layer are computed in float32.
+CLOSE = {"additive": 1e-9, "mlp": 1e-6}
 
 
 def steps(**changes):
@@ -66,8 +68,9 @@ def test_the_sum_is_that_of_a_plain_loop(name, clip, without_noise):
         assert (norms < clip).any()
     got = steps(clip_norm=clip)((module(name), units), Randomness.seeded(1))
     assert list(got) == list(expected)
+    close = CLOSE[name] * min(clip, 1.0)
     for key, value in expected.items():
-        np.testing.assert_allclose(got[key], value, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(got[key], value, rtol=0, atol=close)
 
 
 @both_models
@@ -76,7 +79,7 @@ def test_without_noise_nothing_is_clipped(name):
     expected, _ = by_hand(module(name), units, None)
     got = steps(noise_multiplier=0.0, clip_norm=1e-3)((module(name), units), Randomness.seeded(1))
     for key, value in expected.items():
-        np.testing.assert_allclose(got[key], value, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(got[key], value, rtol=0, atol=CLOSE[name])
 
 
 @both_models
@@ -208,7 +211,7 @@ def test_local_steps_move_the_weights_by_what_was_released(name, without_noise):
                 p -= rate * torch.from_numpy(one_step[key])
     got = steps(steps=3, local_rate=rate)((module(name), units), Randomness.seeded(1))
     for key, value in expected.items():
-        np.testing.assert_allclose(got[key], value, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(got[key], value, rtol=0, atol=CLOSE[name])
 
 
 def test_local_steps_follow_the_noisy_sum_only():
@@ -343,7 +346,7 @@ def test_repeated_codes_move_the_sum_by_at_most_the_clip_norm(name, clip, withou
     assert np.linalg.norm(moved) <= clip
     expected, _ = by_hand(build(), changed, clip)
     for key, value in expected.items():
-        np.testing.assert_allclose(sums[1][key], value, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(sums[1][key], value, rtol=0, atol=CLOSE[name])
 
 
 class Flat(torch.nn.Module):
@@ -368,8 +371,9 @@ def test_one_account_of_any_shape_gives_what_its_records_give(name, without_nois
     units = rows(9)
     alone = steps()((module(name), units), Randomness.seeded(1))
     copies = steps()((module(name), Accounts(units)), Randomness.seeded(1))
+    close = 1e-3 * CLOSE[name] if name == "additive" else CLOSE[name]
     for key in alone:
-        np.testing.assert_allclose(copies[key], alone[key], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(copies[key], alone[key], rtol=0, atol=close)
 
 
 class Broken(Rows):
