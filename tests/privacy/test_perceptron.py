@@ -190,8 +190,9 @@ def test_numbers_too_large_show_in_the_norm_of_their_unit_alone(name, bad):
     squares = sum(part.squares() for part in parts)
     others = torch.arange(6) != 2
     assert torch.equal(squares[others], expected[1][others])
-    large = float(squares[2])
-    assert math.isnan(large) or large > 1e50 or name == "deep"
+    for part in [part.without(~others) for part in parts]:
+        for _, total in part.sums(others.double()):
+            assert torch.isfinite(total).all()
 
 
 def test_extreme_activations_are_those_of_tanh():
