@@ -67,10 +67,10 @@ class Perceptron:
 
     def _backward(self, batch: Batch) -> tuple[torch.Tensor, list[Part]]:
         dtype = torch.float32 if self.rest else torch.float64
-        codes, values = batch.inputs[0], batch.inputs[-1].to(dtype)
+        codes, values = batch.inputs[0], batch.inputs[-1]
         if self.scale != 1:
             values = values * self.scale
-        before = self._first(codes, values)
+        before = self._first(codes, values.to(dtype))
         reads: list[torch.Tensor] = []
         for layer in self.rest:
             reads.append(_tanh(before))
