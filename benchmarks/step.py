@@ -265,7 +265,7 @@ def compared(model: str, batch: int, turns: int, jax: Jax | None) -> list[dict[s
 
 
 def adult(turns: int) -> list[dict[str, Any]]:
-    """Return the time of 300 steps over about 3,900 units of the built-in data, as a site runs them.
+    """Return the time of 300 steps over about 3,900 units of the built-in data, as sites run them.
 
     One call of the mechanism: sampling, reading, clipping, noise and the steps between.
     """
@@ -283,7 +283,7 @@ def adult(turns: int) -> list[dict[str, Any]]:
             mechanism((net, units), Randomness.system())
             times.append((time.process_time() - processor, time.perf_counter() - clock))
         # The first call also probes the machine.
-        seconds_of = np.median(times[1:], axis=0)
+        seconds_of = np.median(times[1:], axis=0).tolist()
         found.append(
             {
                 "model": model,
