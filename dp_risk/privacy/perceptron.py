@@ -71,17 +71,17 @@ class Perceptron:
         if self.scale != 1:
             values = values * self.scale
         before = self._first(codes, values.to(dtype))
+        weights = [_weights(layer, dtype) for layer in self.rest]
         reads: list[torch.Tensor] = []
-        for layer in self.rest:
+        for both in weights:
             reads.append(_tanh(before))
-            before = nn.functional.linear(reads[-1], *_weights(layer, dtype))
+            before = nn.functional.linear(reads[-1], *both)
         logits = before.squeeze(-1).to(torch.float64)
         errors = loss_gradients(logits, batch).unsqueeze(-1)
         found: list[Part] = []
-        for layer, read in zip(reversed(self.rest), reversed(reads), strict=True):
+        for layer, read, (weight, _) in reversed(list(zip(self.rest, reads, weights, strict=True))):
             found += parts(layer, read, errors)
-            back = errors.to(dtype) @ _weights(layer, dtype)[0]
-            errors = torch.ops.aten.tanh_backward(back, read)
+            errors = torch.ops.aten.tanh_backward(errors.to(dtype) @ weight, read)
         if self.codes is not None and self.codes.weight.requires_grad:
             found += parts(self.codes, codes, errors)
         if self.values is not None:
