@@ -159,13 +159,13 @@ def test_accounts_are_clipped_as_a_loop_over_accounts_does(
     # Perceptrons with a hidden layer are computed in float32.
     close = 1e-9 if name == "additive" else 1e-6
     np.testing.assert_allclose(
-        clipped_sum(name, like, units, clip), np.sum(expected, 0), rtol=0, atol=close
+        clipped_sum(name, like, units, clip), np.sum(expected, 0), rtol=close, atol=close
     )
     heavy = int(np.argmax(like.units(Split.TRAIN, None).sizes(np.arange(121))))
     for unit in (0, 57, heavy):
         alone = Only(units, unit)
         np.testing.assert_allclose(
-            clipped_sum(name, like, alone, clip), expected[unit], rtol=0, atol=1e-9
+            clipped_sum(name, like, alone, clip), expected[unit], rtol=0, atol=close
         )
 
 
