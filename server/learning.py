@@ -84,7 +84,6 @@ class Learner:
         self._coding = coding
         self._start = start
         self._digest = hashlib.sha256(job.start.read_bytes()).hexdigest() if job.start else None
-        self._momentum = settings.momentum
         self._rounds = plan.rounds
         batch = max(1.0, plan.sampling_rate * units)
         # Of the noise in one coordinate of a mean gradient.
