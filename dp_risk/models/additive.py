@@ -18,7 +18,7 @@ from dp_risk.privacy.perceptron import Perceptron
 
 # Variances in squared log-odds, of a code's weight, of a slope over a column's whole scale, and of
 # how far the bias moves from where the share of positives puts it.
-_CODE, _SLOPE, _BIAS = 1.0, 0.5, 0.25
+_CODE, SLOPE, _BIAS = 1.0, 0.5, 0.25
 
 
 class _Additive(nn.Module):
@@ -92,7 +92,7 @@ class Additive:
                     )
                 )
         if self._slopes(coding):
-            slopes = np.full(coding.n_values, _SLOPE / self.value_scale**2)
+            slopes = np.full(coding.n_values, SLOPE / self.value_scale**2)
             blocks.append(Block(name="terms.values.weight", start=0, covariance=slopes, power=2))
         return blocks
 

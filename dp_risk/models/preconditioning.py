@@ -18,7 +18,7 @@ Weights = Mapping[str, NDArray[Any]]
 
 # Length of the walk, in log-odds, that the noise of all steps alone would make, and the least
 # ridge (docs/benchmarks.md, "Defaults").
-_WALK, _LEAST_RIDGE = 6.0, 0.004
+WALK, LEAST_RIDGE = 6.0, 0.004
 _MOST_RIDGE = 1e9
 _BISECTIONS = 60
 
@@ -72,8 +72,8 @@ def fit(prior: Prior, opening: Opening, *, noise: float, steps: int) -> Precondi
         Steps of rate 1 that will be taken, at least 1.
     """
     spectra = [_Spectrum.of(block, _curvature(block, opening)) for block in prior]
-    reach = math.inf if noise == 0 else _WALK / (noise * math.sqrt(steps))
-    low, high = _LEAST_RIDGE, _MOST_RIDGE
+    reach = math.inf if noise == 0 else WALK / (noise * math.sqrt(steps))
+    low, high = LEAST_RIDGE, _MOST_RIDGE
     if _norm(spectra, low) <= reach:
         high = low
     for _ in range(_BISECTIONS):

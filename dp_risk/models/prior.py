@@ -42,7 +42,7 @@ Prior = Sequence[Block]
 
 # Variances of a bin's height: of its own, and together with its neighbours over so wide a part of
 # the public scale (squared exponential kernels; Rasmussen & Williams 2006, section 4.2).
-_OWN, _NARROW, _WIDE = 0.1, (0.3, 0.03), (1.0, 0.15)
+OWN, NARROW, WIDE = 0.1, (0.3, 0.03), (1.0, 0.15)
 
 
 def smooth(bins: int) -> NDArray[np.float64]:
@@ -59,7 +59,7 @@ def smooth(bins: int) -> NDArray[np.float64]:
     """
     centre = (np.arange(bins) + 0.5) / bins
     distance = centre[:, None] - centre
-    out = _OWN * np.eye(bins)
-    for variance, width in (_NARROW, _WIDE):
+    out = OWN * np.eye(bins)
+    for variance, width in (NARROW, WIDE):
         out += variance * np.exp(-0.5 * (distance / width) ** 2)
     return np.asarray(out)
