@@ -58,7 +58,7 @@ def fit(prior: Prior, opening: Opening, *, noise: float, steps: int) -> Precondi
     That is the step of Newton's method for a ridge regression with that prior, taking codes for
     independent: H is diagonal, positives (1 - positives) times the mean square of what a weight is
     multiplied with. The smallest ridge is taken at which the noise of all steps alone moves the
-    weights by at most a walk of 6 log-odds: sqrt(steps) noise |P|_F <= 6.
+    weights by at most `WALK` log-odds: sqrt(steps) noise |P|_F <= WALK.
 
     Parameters
     ----------
