@@ -26,6 +26,6 @@ def first_module(job: Job, coding: Coding) -> Any:
     if job.start is not None:
         try:
             load_weights(module, safetensors.numpy.load_file(job.start))
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
             raise ConfigurationError(f"{job.start}: no weights of this model: {error}") from None
     return module

@@ -22,6 +22,8 @@ ROUNDS = 2
 _CERTAIN = 30.0
 # The share of positives is not believed further than so many standard deviations of its noise.
 _SURE = 2.0
+# A smaller part of the units that answered than this says nothing.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,8 +72,8 @@ def read(at_positive: Weights, at_negative: Weights, bias: str, *, noise: float)
     """
     negatives, positives = float(at_positive[bias].sum()), -float(at_negative[bias].sum())
     total = negatives + positives
-    # Two noisy numbers are in the total.
-    if not total > 2 * _SURE * np.sqrt(2) * noise:
+    # Two noisy numbers are in the total; without noise it is the mean clip factor.
+    if not total > max(2 * _SURE * np.sqrt(2) * noise, _LEAST):
         return Opening(positives=0.5, means=None)
     doubt = min(_SURE * noise / total, 0.5)
     share = float(np.clip(positives / total, max(doubt, 1e-6), 1 - max(doubt, 1e-6)))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dp_risk.privacy.alias import Alias, whole_masses
 from dp_risk.privacy.randomness import Randomness
 
-_MIN_CLIP_NORM = 1e-100
+_MIN_CLIP_NORM = 1e-30
 _MIN_BITS, _MAX_BITS = 20, 24
 _MAX_STEPS = 2.0**62
 # A draw is a cell of 2**(bits - 6) magnitudes, and a place in it.

@@ -40,7 +40,7 @@ def test_what_noise_hides_is_not_believed(negatives: float, positives: float, no
     said = opening.read(high, low, BIAS, noise=noise)
     assert 0 < said.positives < 1
     if said.means is None:
-        assert negatives + positives <= 6 * noise
+        assert negatives + positives <= max(6 * noise, 1e-6)
     else:
         doubt = min(2 * noise / (negatives + positives), 0.5)
         assert doubt * (1 - 1e-9) <= said.positives <= 1 - doubt * (1 - 1e-9)
@@ -63,3 +63,11 @@ def test_a_model_is_certain_of_every_row(name: str, options: dict, positive: boo
     logits = models.logits(module, codes, np.ones((50, code.n_values)))
     certain = torch.sigmoid(torch.from_numpy(logits)).numpy()
     np.testing.assert_allclose(certain, float(positive), atol=1e-9)
+
+
+def test_next_to_nothing_says_nothing() -> None:
+    high, low = (
+        {BIAS: np.array([1e-300]), "w": np.array([1e12])},
+        {BIAS: np.zeros(1), "w": np.zeros(1)},
+    )
+    assert opening.read(high, low, BIAS, noise=0.0).means is None

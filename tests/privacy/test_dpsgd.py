@@ -291,6 +291,19 @@ def test_weights_too_large_for_exact_clipping_are_refused():
         load_weights(model, weights)
 
 
+@pytest.mark.parametrize("value", [1e30, 1e100, 1e150])
+def test_a_large_number_beside_a_vanishing_error_is_clipped(value, without_noise):
+    model = module("additive")
+    weights = {key: np.zeros(tensor.shape) for key, tensor in model.state_dict().items()}
+    # An error of 6e-163, whose square is 0.
+    weights["terms.values.weight"][0, 0] = -373.5 / value
+    load_weights(model, weights)
+    values = [[value, *[0.0] * (CODING.n_values - 1)]]
+    one = Rows(np.zeros((1, CODING.slots)), values, [0.0])
+    found = steps(clip_norm=1e-20, sampling_rate=1.0)((model, one), Randomness.seeded(1))
+    assert sum((array**2).sum() for array in found.values()) ** 0.5 <= 1e-20
+
+
 def test_local_steps_stay_where_clipping_is_exact(without_noise):
     model = module("additive")
     steps(steps=2, local_rate=1e300)((model, rows(15)), Randomness.seeded(1))

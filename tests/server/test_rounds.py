@@ -266,7 +266,15 @@ def test_a_run_starts_from_given_weights(tmp_path: Path, sites: Sites) -> None:
     assert all((array == 0.25).all() for array in found.values())
 
 
-@pytest.mark.parametrize("content", [b"", b"no tensors"])
+def tensor_file(kind: str, size: int) -> bytes:
+    """Return a safetensors file of one number of a type that numpy may not know."""
+    header = json.dumps({"x": {"dtype": kind, "shape": [1], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no tensors", tensor_file("BF16", 2), tensor_file("F8_E4M3", 1)]
+)
 def test_weights_of_another_model_are_refused_before_anybody_is_asked(
     tmp_path: Path, sites: Sites, content: bytes
 ) -> None:
