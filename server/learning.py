@@ -17,10 +17,19 @@ from dp_risk.models.preconditioning import Preconditioner, fit
 from dp_risk.models.stepping import Stepper
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.planning import choose_learning_rate
-from server.job import Job
+from server.job import Federation, Job
 
 # Fewer rounds than this do not pay for an opening.
 _FEWEST_ROUNDS = 10
+
+
+def opens(settings: Federation, rounds: int) -> bool:
+    """Whether a run of so many rounds begins with an opening, and its steps are preconditioned."""
+    return (
+        settings.learning_rate is None
+        and settings.steps_per_round == 1
+        and rounds >= _FEWEST_ROUNDS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +38,8 @@ class Steps:
 
     Parameters
     ----------
-    learning_rate : float
-        Step size for the mean gradient, or for the preconditioned one.
+    learning_rate : float or None
+        Step size for the mean gradient; None where steps are preconditioned.
     positives : float or None
         Share of positive units that the opening rounds released; None without them.
     ridge : float or None
@@ -39,7 +48,7 @@ class Steps:
         SHA-256 of the file of weights that training started from; None where they were new.
     """
 
-    learning_rate: float
+    learning_rate: float | None
     positives: float | None = None
     ridge: float | None = None
     start: str | None = None
@@ -88,15 +97,11 @@ class Learner:
         batch = max(1.0, plan.sampling_rate * units)
         # Of the noise in one coordinate of a mean gradient.
         self._noise = plan.noise_multiplier * plan.clip_norm * math.sqrt(noises) / batch
-        opens = (
-            settings.learning_rate is None
-            and plan.steps_per_round == 1
-            and plan.rounds >= _FEWEST_ROUNDS
-        )
-        self._openings: list[Weights] | None = [] if opens else None
+        opening_rounds = opens(settings, plan.rounds)
+        self._openings: list[Weights] | None = [] if opening_rounds else None
         self._precondition: Preconditioner | None = None
         rate = settings.learning_rate
-        if opens:
+        if opening_rounds:
             # Momentum multiplies a step by 1 / (1 - momentum).
             rate = 1 - settings.momentum
         elif rate is None:
@@ -138,7 +143,7 @@ class Learner:
     def steps(self) -> Steps:
         """How the run stepped."""
         return Steps(
-            learning_rate=self._stepper.learning_rate,
+            learning_rate=None if self._precondition else self._stepper.learning_rate,
             positives=self._positives,
             ridge=self._precondition.ridge if self._precondition else None,
             start=self._digest,

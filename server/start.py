@@ -25,7 +25,13 @@ def first_module(job: Job, coding: Coding) -> Any:
     module = models.build(job.model, job.model_options, coding, job.seed)
     if job.start is not None:
         try:
-            load_weights(module, safetensors.numpy.load_file(job.start))
-        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
-            raise ConfigurationError(f"{job.start}: no weights of this model: {error}") from None
+            weights = safetensors.numpy.load_file(job.start)
+        except (OSError, ValueError, TypeError, AttributeError, SafetensorError):
+            raise ConfigurationError(f"run.start: {job.start} is no safetensors file") from None
+        try:
+            load_weights(module, weights)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"run.start: {job.start} holds no weights of this model and schema: {error}"
+            ) from None
     return module

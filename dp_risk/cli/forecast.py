@@ -9,6 +9,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.privacy.plan import spares_cost
 from dp_risk.privacy.planning import Noise, Privacy, choose_noise
 from dp_risk.types import ConfigurationError, Trust
+from server.learning import opens
 
 # Spare rounds that make the noise so many times as large are worth a word.
 _DEAR_SPARES = 1.25
@@ -61,6 +62,17 @@ def standing(settings: Settings, privacy: Privacy, noise: Noise) -> str:
         f"distributed: {noise.rounds} rounds and {noise.spares} spare, {fewest} of {sites} sites "
         f"needed{': none may stay away' if fewest == sites else ''}, {colluding} may collude; a "
         f"sum over {sites} sites holds {shared:.2f} x sigma (local: {local:.2f} x)"
+    )
+
+
+def plain_steps(settings: Settings, noise: Noise) -> str:
+    """Warn of a run without an opening; empty where there is one."""
+    if opens(settings.federation, noise.rounds):
+        return ""
+    return (
+        "warning: plain steps without an opening, because of federation.learning_rate, "
+        "federation.steps_per_round or fewer than ten rounds: the model may be much worse "
+        "(docs/concepts.md, defaults)"
     )
 
 

@@ -320,6 +320,11 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
         )
     if asked.epsilon is None or asked.randomness == "seeded":
         screen.print("this run is not private: it had no noise, or noise that can be repeated")
+    if record["ridge"] is None:
+        screen.print(
+            "plain steps, because of federation.learning_rate, federation.steps_per_round or fewer "
+            "than ten rounds: the model may be much worse than with the defaults"
+        )
     utility = record["utility"]
     if utility is None:
         screen.print(

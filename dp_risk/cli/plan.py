@@ -9,7 +9,7 @@ from typing import Any
 
 from dp_risk import models
 from dp_risk.cli.display import console, table
-from dp_risk.cli.forecast import blind_count, dear_spares, forecast, standing
+from dp_risk.cli.forecast import blind_count, dear_spares, forecast, plain_steps, standing
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
@@ -51,9 +51,11 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     spoken: list[str] = []
     for target in targets:
         privacy = dataclasses.replace(asked, epsilon=target, trust=trust)
-        noise = forecast(settings, privacy, units)
+        # Sites whose sizes are private release them, whatever is known of the total.
+        noise = forecast(settings, privacy, units if settings.data.public_size else None)
         if target == asked.epsilon:
             spoken = [standing(settings, privacy, noise), dear_spares(noise)]
+            spoken.append(plain_steps(settings, noise))
             blind = blind_count(settings, privacy, noise)
             spoken.append(f"warning: train will refuse this: {blind}" if blind else "")
             spoken = [said for said in spoken if said]
@@ -77,6 +79,8 @@ def show(settings: Settings, units: int | None, out: Path) -> None:
     screen = console()
     screen.print(table("Cost of one run at a site", head, rows))
     known = "sizes released with noise" if units is None else f"{units} training units"
+    if units is not None and not settings.data.public_size:
+        known += ", each site's number released with noise"
     screen.print(
         f"\ndelta {asked.delta:g}; {known}; {dimension} coordinates; lifetime cost by the "
         f"Renyi filter at order {filter.order}, of a budget of {filter.lifetime_epsilon:g}"

@@ -50,7 +50,9 @@ class RunFolder:
 
     def __post_init__(self) -> None:
         if self.start is not None and not Path(self.start).is_file():
-            raise ConfigurationError(f"run.start: no file {self.start}")
+            more = "; give its model.safetensors" if Path(self.start).is_dir() else ""
+            what = "a folder" if more else "no file"
+            raise ConfigurationError(f"run.start: {self.start} is {what}{more}")
 
 
 @dataclass(frozen=True, kw_only=True)

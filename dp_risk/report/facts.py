@@ -23,7 +23,7 @@ _SETTINGS = (
     *("run", "finished"),
     *("trust", "unit", "adjacency", "delta", "epsilon_target", "epsilon_spent"),
     *("epsilon_lifetime", "sigma", "q", "steps", "rounds", "rounds_abandoned", "clip_norm"),
-    *("positives", "start"),
+    *("positives", "ridge", "learning_rate", "start"),
     *("spare_rounds", "answers_lost"),
     *(
         "max_records_per_account",

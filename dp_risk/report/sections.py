@@ -45,6 +45,8 @@ SETTING_WORDS = {
     "sigma": "noise multiplier sigma",
     "q": "sampling rate q",
     "positives": "share of positives (released)",
+    "ridge": "ridge of the preconditioner",
+    "learning_rate": "learning rate (plain steps)",
     "start": "weights it started from",
     "steps": "steps",
     "rounds": "rounds",

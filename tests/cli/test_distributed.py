@@ -167,8 +167,11 @@ def test_a_count_too_noisy_for_delta_is_refused_before_a_site_exists(
     said = run("plan", *asked)
     assert said.code == 0, said.err
     assert "warning: train will refuse this: privacy.epsilon: 0.001" in said.out
-    # A number that is said is not noisy.
-    assert "warning" not in run("plan", *asked, "--units", "240").out
+    # Knowing the sum is not knowing each site's number; a public number is not noisy.
+    assert "train will refuse" in run("plan", *asked, "--units", "240").out
+    public = run("plan", *asked, "data.public_size=true", "--units", "240").out
+    assert "train will refuse" not in public
+    assert "warning: plain steps" in public
 
 
 def test_a_frontier_draws_both_trusts(run: Run, tmp_path: Path, public: list[str]) -> None:

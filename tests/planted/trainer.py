@@ -17,6 +17,7 @@ from clients.site import Site
 from dp_risk.models import additive
 from dp_risk.privacy import dpsgd, gaussian, noise
 from dp_risk.privacy.dpsgd import _GridOptimizer
+from dp_risk.privacy.one_pass import OnePass
 from dp_risk.privacy.plan import TRAINING
 from dp_risk.privacy.randomness import Randomness
 from tests.planted.defects import Defect, Patch
@@ -237,7 +238,7 @@ def _mixed_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(additive._Additive, "forward", centred)
     # What it computes is no perceptron any more.
-    monkeypatch.delattr(additive._Additive, "perceptron")
+    monkeypatch.setattr(dpsgd, "_engine", OnePass)
     monkeypatch.setattr(dpsgd, "isolated", lambda *_: True)
 
 

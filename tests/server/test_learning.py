@@ -75,7 +75,7 @@ def test_two_rounds_open_and_the_share_of_positives_is_where_steps_start(share: 
     assert one.steps.positives == pytest.approx(share, abs=1e-4)
     assert one.weights[BIAS][0, 0] == pytest.approx(np.log(share / (1 - share)), abs=1e-2)
     assert one.steps.ridge == pytest.approx(0.004)
-    assert one.steps.learning_rate == pytest.approx(0.1)
+    assert one.steps.learning_rate is None
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3])
