@@ -99,16 +99,20 @@ class Reserved:
 
     def words(self, wanted: Iterable[int]) -> dict[int, str]:
         """Return a word for each of some reserved codes."""
-        first, found = self.codes.start, dict.fromkeys(wanted, "")
-        missing, size = set(found), len(self.codes)
+        found = dict.fromkeys(wanted, "")
+        missing = set(found)
         for number in itertools.count():
             if not missing:
                 return found
-            code = first + bucket(f"canary{number}", size)
+            code = self.code(f"canary{number}")
             if code in missing:
                 found[code] = f"canary{number}"
                 missing.remove(code)
         raise AssertionError
+
+    def code(self, word: str) -> int:
+        """Return the reserved code of a word."""
+        return self.codes.start + bucket(word, len(self.codes))
 
     def rows(self, table: pa.Table, units: Mapping[str, str], *, records: int) -> pa.Table:
         """Return new units for a table: a label, an id, a reserved word, and outliers.

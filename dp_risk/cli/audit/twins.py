@@ -52,6 +52,8 @@ _NOISE = 40.0
 _EDGES = [-1.0, 0.0, 1.0]
 # Rounding to the grid costs at most this, and the noise is scaled up for it.
 _ROUNDING = 1.011
+# Words of which one unit is trained on and one is held out, if any is.
+_WORDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +131,15 @@ class Twins:
 
     def words(self, site: Path) -> tuple[str, str | None]:
         """Return a word whose unit is trained on, and one whose unit is held out if any is."""
-        words = list(self.reserved.words(self.reserved.codes).values())
+        # Many, whatever the number of codes: of a few words none may be held out.
+        words = [f"canary{number}" for number in range(_WORDS)]
         label = self.reserved.labels[1]
         rows = self.reserved.rows(table_of(site), dict.fromkeys(words, label), records=1)
         held = side(site, self.reserved, rows)
-        out = np.flatnonzero(held)
-        return words[int(np.flatnonzero(~held)[0])], words[int(out[0])] if len(out) else None
+        trained = words[int(np.flatnonzero(~held)[0])]
+        others = (word for word, out in zip(words, held, strict=True) if out)
+        own = self.reserved.code(trained)
+        return trained, next((word for word in others if self.reserved.code(word) != own), None)
 
 
 def _spoil(coded: Path, reserved: Reserved, unit: str) -> None:
