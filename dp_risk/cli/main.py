@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_risk import __version__
-from dp_risk.cli.ledger import add_verbs
+from dp_risk.cli import ledger as ledger_verbs
+from dp_risk.cli.site import verbs as site_verbs
 from dp_risk.types import ConfigurationError, DpRiskError
 
 if TYPE_CHECKING:
@@ -178,62 +179,11 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "site init mysite --data mine.csv --schema mine.schema.yaml --delta 1e-5",
     )
     kinds = site.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    verb = add(
-        kinds,
-        "init",
-        "make a site: keys, data configuration and a policy with comments",
-        "site init mysite --data mine.csv --schema mine.schema.yaml --delta 1e-5",
-    )
-    verb.add_argument("folder", type=Path, metavar="SITE", help="the new site's folder")
-    verb.add_argument("--data", type=Path, required=True, help="CSV or Parquet file of its rows")
-    verb.add_argument("--schema", type=Path, required=True, help="filled-in schema")
-    verb.add_argument("--delta", type=float, required=True, help="below 1 / (number of units)")
-    verb.add_argument("--dataset", help="dataset id of the federation (default: the file's name)")
-    verb.add_argument("--name", help="the site's name (default: the folder's)")
-    verb.add_argument("--unit", choices=["record", "account"], default="record")
-    verb.add_argument(
-        "--max-records-per-account", type=int, default=32, help="for accounts (default: 32)"
-    )
-    verb.add_argument(
-        "--stable-ids",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether units keep their id for ever (default: where the schema names one)",
-    )
-    verb.add_argument("--lifetime-epsilon", type=float, default=10.0, help="default: 10")
-    verb.add_argument("--run-epsilon", type=float, help="cap of one run (default: lifetime)")
-    verb.add_argument("--holdout", type=float, default=0.2, help="fraction held out (default: 0.2)")
-    verb.add_argument(
-        "--split-key",
-        type=Path,
-        help="split.key of a partner that may hold the same units (default: a new one)",
-    )
-    verb.set_defaults(act=_site_init)
-    verb = add(
-        kinds,
-        "tune",
-        "choose a learning rate and a clip norm on the site's own rows; only the winner leaves",
-        "site tune mysite --epsilon 1",
-    )
-    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
-    verb.add_argument("--epsilon", type=float, required=True, help="what the tuning may cost")
-    verb.add_argument("--delta", type=float, help="must be the policy's (default: it)")
-    verb.add_argument(
-        "--candidates",
-        default="defaults",
-        metavar="FILE|defaults",
-        help="YAML list of learning_rate and clip_norm (default: a grid of 9)",
-    )
-    verb.add_argument("--model", default="additive", help="default: additive")
-    verb.add_argument("--out", type=Path, help="JSON file (default: SITE/tuning.json)")
-    verb.add_argument(
-        "--close-open-run", action="store_true", help="end a run that is still open at the site"
-    )
-    verb.set_defaults(act=_site_tune)
+    site_verbs.add_verbs(partial(add, kinds))
 
     ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
     kinds = ledger.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    add_verbs(partial(add, kinds))
+    ledger_verbs.add_verbs(partial(add, kinds))
 
 
 def _logging(*, verbose: bool) -> None:
@@ -389,22 +339,3 @@ def _data_describe(options: argparse.Namespace) -> None:
     from dp_risk.data.source import column_names
 
     print("\n".join(column_names(options.file)))
-
-
-def _site_init(options: argparse.Namespace) -> None:
-    from dp_risk.cli.site import init
-
-    names = (
-        *("data", "schema", "dataset", "name", "unit", "max_records_per_account", "stable_ids"),
-        *("delta", "lifetime_epsilon", "run_epsilon", "holdout", "split_key"),
-    )
-    for line in init(options.folder, **{name: getattr(options, name) for name in names}):
-        print(line)
-
-
-def _site_tune(options: argparse.Namespace) -> None:
-    from dp_risk.cli.tune import run
-
-    names = ("epsilon", "delta", "candidates", "model", "out", "close_open_run")
-    for line in run(options.folder, **{name: getattr(options, name) for name in names}):
-        print(line)

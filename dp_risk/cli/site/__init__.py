@@ -1,0 +1,1 @@
+"""`dp-risk site`: what a data holder does."""
