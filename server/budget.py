@@ -16,13 +16,10 @@ class SiteView:
 
     Parameters
     ----------
-    node : int
-        Flower node id.
     statement : mapping
         The site's last statement.
     """
 
-    node: int
     statement: Mapping[str, Any]
 
     @property
@@ -48,7 +45,7 @@ def check_together(views: list[SiteView], *, dataset: str) -> None:
     Raises
     ------
     FederationError
-        On two sites of one name or another dataset.
+        On two sites of one name, another dataset, or where they do not agree on stable ids.
     """
     names = [view.site for view in views]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -8,7 +8,7 @@ from typing import Any
 from dp_risk.evaluation.bins import CELLS, choose_bins
 from dp_risk.evaluation.private import estimates, reliability
 from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
-from server.summing import Sum
+from server.combining import Sum
 
 Ask = Callable[..., Sum]
 _DRAWS = 1000
@@ -55,5 +55,5 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
         ],
         "capacity": capacity,
         "bins": len(bins),
-        "sites": len(answers.nodes),
+        "sites": len(answers.sites),
     }

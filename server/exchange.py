@@ -49,11 +49,14 @@ def ask(
 
     `values` may depend on the node.
     """
+    if not nodes:
+        return {}
     messages = []
     for node in nodes:
         said = values(node) if callable(values) else values
         content, group = wire.request_record(said, weights), str(said.get("round"))
-        messages.append(Message(content, node, kind, group_id=group))
+        # Nobody waits for an answer after the deadline: nobody shall pay for one.
+        messages.append(Message(content, node, kind, ttl=timeout, group_id=group))
     waiting = [i for i in grid.push_messages(messages) if i is not None]
     deadline = time.monotonic() + timeout
     answers: dict[int, RecordDict] = {}

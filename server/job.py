@@ -34,7 +34,8 @@ class Federation:
         Fewest sites that may answer a round; None means all of them, or in trust distributed
         all but one of every full ten.
     spare_rounds : int or None
-        Rounds that may be lost with a site in trust distributed, at least 0; None chooses them.
+        Rounds that may be lost with a site, at least 0; None chooses them in trust distributed, and
+        is none elsewhere.
     rounds : int or None
         None chooses it.
     steps_per_round : int
@@ -48,7 +49,9 @@ class Federation:
     adam : float or None
         Weight of the past in Adam's mean of squared gradients, in (0, 1); None steps with momentum.
     timeout : float
-        Seconds to wait for sites, and for the answers of one round.
+        Seconds to wait for sites.
+    deadline : float or None
+        Seconds that sites have to answer one round, above 0; None: the timeout.
     """
 
     sites: int
@@ -61,6 +64,7 @@ class Federation:
     averaging: float
     timeout: float
     adam: float | None = None
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if self.sites < 1:
@@ -95,6 +99,13 @@ class Federation:
             )
         if not self.timeout > 0:
             raise ConfigurationError(f"federation.timeout: {self.timeout} is not above 0")
+        if self.deadline is not None and not self.deadline > 0:
+            raise ConfigurationError(f"federation.deadline: {self.deadline} is not above 0")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that sites have to answer one round."""
+        return self.timeout if self.deadline is None else self.deadline
 
     def fewest(self, privacy: Privacy) -> int:
         """Return the fewest sites that may answer a round.
@@ -157,6 +168,8 @@ class Job:
         File with the ledgers' heads seen before; None remembers nothing.
     start : Path or None
         Safetensors file of the weights to start from; None initialises them from the seed.
+    resumable : bool
+        Whether the run folder keeps a journal from which a killed server goes on.
     """
 
     run: str
@@ -171,6 +184,7 @@ class Job:
     capacity: float
     memory: Path | None
     start: Path | None = None
+    resumable: bool = False
 
     def __post_init__(self) -> None:
         self.federation.fewest(self.privacy)
@@ -190,6 +204,7 @@ class Job:
         """
         try:
             data = json.loads(text)
+            data["resumable"] = bool(data["resumable"])
             privacy = Privacy(**data.pop("privacy"))
             federation = Federation(**data.pop("federation"))
             paths = {

@@ -21,11 +21,11 @@ def build(
     *,
     plan: Plan,
     views: list[SiteView],
-    closed: Mapping[int, SiteView],
-    known: Mapping[int, float],
+    closed: Mapping[str, SiteView],
+    known: Mapping[str, float],
     units: float,
     steps: Steps,
-    joined: Mapping[int, int],
+    joined: Mapping[str, int],
     summing: Summing,
     estimates: Mapping[str, Any] | None,
     seconds: float,
@@ -36,15 +36,15 @@ def build(
     ----------
     plan : Plan
         Its plan.
-    views, closed : list of SiteView, mapping of node to SiteView
+    views, closed : list of SiteView, mapping of site to SiteView
         What the sites stated before the run and at its end.
-    known : mapping of node to float
+    known : mapping of site to float
         Numbers of units that a site declared or released.
     units : float
         Of all sites, as it was used.
     steps : Steps
         How the weights moved.
-    joined : mapping of node to int
+    joined : mapping of site to int
         Training rounds that each site was part of.
     summing : Summing
         What was asked and what was lost.
@@ -53,7 +53,7 @@ def build(
     seconds : float
         Duration.
     """
-    sites = [_site(plan, v, closed.get(v.node, v), known, joined) for v in views]
+    sites = [_site(plan, v, closed.get(v.site, v), known, joined) for v in views]
     return {
         "schema_version": SCHEMA_VERSION,
         "run": plan.run,
@@ -130,13 +130,13 @@ def _site(
     plan: Plan,
     before: SiteView,
     view: SiteView,
-    units: Mapping[int, float],
-    joined: Mapping[int, int],
+    units: Mapping[str, float],
+    joined: Mapping[str, int],
 ) -> dict[str, Any]:
     said = view.statement
     return {
         "site": view.site,
-        "units": round(units[view.node]) if view.node in units else None,
+        "units": round(units[view.site]) if view.site in units else None,
         "epsilon_spent": plan.cost if plan.private else None,
         "epsilon_lifetime_left": said["left_epsilon"],
         "epsilon_lifetime": said["spent_epsilon"],
@@ -149,7 +149,7 @@ def _site(
         "ledger_head": said["ledger_head"],
         "ledger_signature": said["ledger_signature"],
         "ledger_entries": said["ledger_entries"],
-        "rounds_joined": joined.get(view.node, 0),
+        "rounds_joined": joined.get(view.site, 0),
     }
 
 

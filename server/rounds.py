@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,23 +20,32 @@ from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
-from dp_risk.privacy.planning import check_delta, choose_noise
-from dp_risk.types import ConfigurationError, FederationError, Refused, Trust, Unit
+from dp_risk.privacy.planning import check_delta
+from dp_risk.types import (
+    DpRiskError,
+    FederationError,
+    Refused,
+    Trust,
+    VerificationError,
+)
 from server import record
 from server.aggregation import Weights
+from server.attendance import Attendance
 from server.budget import SiteView, check_together, refusal_line
+from server.combining import Question, Sum
 from server.evaluation import HISTOGRAM, evaluate
-from server.exchange import ask, releases, statements, wait_for_nodes
 from server.heads import Heads
 from server.job import Job
+from server.journal import Journal, Start
 from server.learning import Learner, Steps
+from server.plans import make_plan
+from server.round_log import RoundLog
+from server.sites import Sites
 from server.start import first_module
-from server.summing import Question, Sum, Summing, summing
+from server.summing import Summing
 
 SCHEMA_VERSION = 1
 _REPORTS = 10
-# Seconds that a site has to say that it is there.
-_READY_SECONDS = 5.0
 LOG = logging.getLogger("dp_risk.server")
 
 
@@ -68,7 +79,7 @@ class Outcome:
     """What rounds brought."""
 
     weights: Weights
-    joined: Mapping[int, int]
+    joined: Mapping[str, int]
     steps: Steps
 
 
@@ -86,17 +97,26 @@ class Run:
     """
 
     def __init__(self, grid: Grid, job: Job, observer: Observer) -> None:
-        self.grid = grid
         self.job = job
         self.observer = observer
         self.coding = Coding(schema=Schema.from_dict(dict(job.schema)))
         self.module = first_module(job, self.coding)
         self.heads = Heads(job.memory)
-        self.keys: dict[int, str] = {}
-        self.started = time.monotonic()
+        self.journal = Journal(job.folder if job.resumable else None)
+        start = self.journal.start()
+        self.start = start
+        known = start.plan.participants if start else {}
+        self.sites = Sites(grid, job.federation, known)
+        self.log = RoundLog(job.folder / "rounds.jsonl", resumed=start is not None)
+        self.sums: Summing | None = None
+        # Sites that have met in the life of this server.
+        self.welcome: set[str] = set()
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, write the artefacts into the job's folder, return `run.json`.
+
+        A job that is resumable goes on from the journal in its folder, if there is one, and when
+        it is killed it leaves the run open at the sites; anything else that ends it closes the run.
 
         Raises
         ------
@@ -106,47 +126,61 @@ class Run:
             If too few sites answer.
         ConfigurationError
             If delta does not fit the number of units.
+        VerificationError
+            If a ledger is an older copy of the one that was seen.
         """
-        job, settings = self.job, self.job.federation
-        nodes = wait_for_nodes(self.grid, settings.sites, settings.timeout)
-        views = self._views(nodes, "query.status", {})
-        if len(views) < len(nodes):
-            raise FederationError(f"{len(nodes) - len(views)} sites did not state their budget")
-        check_together(views, dataset=job.dataset)
-        self._check_heads(views)
-        plan = self._plan(views)
+        views = self._found()
+        plan = (
+            self.start.plan
+            if self.start
+            else make_plan(self.job, self.coding.schema.digest, dimension(self.module), views)
+        )
         self.observer.planned(plan)
-        self.keys = {view.node: view.key for view in views}
-        closed: list[SiteView] = []
-        enrolled = self._enrol(plan, views)
+        names = sorted(plan.participants)
+        closes = False
         try:
-            sums = self._summing(plan, self._met(plan, enrolled))
+            met = self._enrolled(plan, views)
+            sums = self.sums = self._summing(plan, met)
             known, sizes = self._units(plan, sums, views)
             outcome = self._rounds(plan, sums, sizes)
             self._save_model(outcome.weights)
             estimates = self._evaluate(plan, sums, outcome.weights)
+            closes = True
+        except DpRiskError:
+            closes = True
+            raise
         finally:
-            closed = self._views([v.node for v in views], "query.close", {"run": plan.run})
-            self._remember(closed)
+            closes |= not self.job.resumable
+            if closes:
+                self.journal.end()
+            closed = self.sites.views(names, "query.close", {"run": plan.run}) if closes else []
+            forgot = [line for line in map(self._forgotten, closed) if line]
+            self._remember([view for view in closed if not self._forgotten(view)])
+        if forgot:
+            raise VerificationError(forgot[0])
         run = record.build(
             plan=plan,
             views=views,
-            closed={view.node: view for view in closed},
+            closed={view.site: view for view in closed},
             known=known,
             units=sum(sizes.values()),
             steps=outcome.steps,
             joined=outcome.joined,
             summing=sums,
             estimates=estimates,
-            seconds=time.monotonic() - self.started,
+            seconds=self.log.seconds,
         )
-        (job.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        (self.job.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
         return run
 
-    def _views(self, nodes: list[int], kind: str, values: Any) -> list[SiteView]:
-        timeout = self.job.federation.timeout
-        said = statements(ask(self.grid, nodes, kind, values, None, timeout))
-        return [SiteView(node=node, statement=said[node]) for node in nodes if node in said]
+    def _found(self) -> list[SiteView]:
+        """Return what the sites stated before the run."""
+        if self.start is not None:
+            return [SiteView(statement=said) for said in self.start.statements]
+        views = self.sites.find()
+        check_together(views, dataset=self.job.dataset)
+        self._check_heads(views)
+        return views
 
     def _check_heads(self, views: list[SiteView]) -> None:
         """Compare every ledger with the head that was last seen of it."""
@@ -154,147 +188,136 @@ class Run:
         for view in views:
             before = self.heads.known(view.key)
             if before is not None:
-                entries[view.node] = before.entries - 1
-        again = self._views(sorted(entries), "query.status", lambda node: {"entry": entries[node]})
-        latest = {view.node: view for view in again}
+                entries[view.site] = before.entries - 1
+        again = self.sites.views(
+            sorted(entries), "query.status", lambda name: {"entry": entries[name]}
+        )
+        latest = {view.site: view for view in again}
         for view in views:
-            if view.node in entries and view.node not in latest:
+            if view.site in entries and view.site not in latest:
                 raise FederationError(f"{view.site} did not state its ledger's head")
-            self.heads.check(latest.get(view.node, view).statement)
+            self.heads.check(latest.get(view.site, view).statement)
 
     def _remember(self, views: list[SiteView]) -> None:
         for view in views:
             self.heads.remember(view.statement)
         self.heads.save()
 
+    def _forgotten(self, view: SiteView) -> str | None:
+        """Return what a site's ledger no longer holds of this run, though its release came."""
+        if self.sums is None:
+            return None
+        charged = view.statement["run"]["rounds"]
+        for purpose, count in Counter(name for name, _ in self.sums.paid[view.site]).items():
+            if charged.get(purpose, 0) < count:
+                return (
+                    f"{view.site}: its ledger holds {charged.get(purpose, 0)} charges of "
+                    f"{purpose}, and {count} releases of it came: an older copy was restored"
+                )
+        return None
+
     def _plan(self, views: list[SiteView]) -> Plan:
-        job, privacy, settings = self.job, self.job.privacy, self.job.federation
-        sizes = [view.units for view in views]
-        units = None if None in sizes else sum(size or 0 for size in sizes)
-        if privacy.trust != Trust.NONE:
-            if units is not None:
-                check_delta(privacy.delta, units, where="declared")
-        elif units is None and all(view.statement["public"] for view in views):
-            raise ConfigurationError(
-                "privacy.trust: a run without noise counts no units, so every site must declare "
-                "its number (data.public_size=true)"
-            )
-        stated = [view.statement for view in views]
-        stable_ids = bool(stated[0]["stable_ids"])
-        fewest = settings.fewest(privacy)
-        noise = choose_noise(
-            privacy,
-            units=units,
-            rounds=settings.rounds,
-            steps_per_round=settings.steps_per_round,
-            stable_ids=stable_ids,
-            holdout=all(said["holdout"] > 0 for said in stated),
-            may_lose=len(views) - fewest,
-            spare_rounds=settings.spare_rounds,
-        )
-        local_rate = 0.0
-        if settings.steps_per_round > 1:
-            # Public facts only: an average site's expected batch.
-            batch = noise.sampling_rate * (units or 1000 * settings.sites) / settings.sites
-            local_rate = (settings.learning_rate or 0.1) / max(batch, 1.0)
-        return Plan(
-            run=job.run,
-            dataset=job.dataset,
-            schema=self.coding.schema.digest,
-            model=job.model,
-            model_options=dict(job.model_options),
-            dimension=dimension(self.module),
-            trust=privacy.trust,
-            unit=privacy.unit,
-            randomness=privacy.randomness,
-            delta=privacy.delta,
-            epsilon=privacy.epsilon,
-            clip_norm=privacy.clip_norm,
-            noise_multiplier=noise.noise_multiplier,
-            sampling_rate=noise.sampling_rate,
-            rounds=noise.rounds,
-            steps_per_round=settings.steps_per_round,
-            spares=noise.spares,
-            local_rate=local_rate,
-            counts_noise=noise.counts_noise,
-            score_bins_noise=noise.score_bins_noise,
-            evaluation_noise=noise.evaluation_noise,
-            stable_ids=stable_ids,
-            max_records_per_account=(
-                privacy.max_records_per_account if privacy.unit == Unit.ACCOUNT else 1
-            ),
-            max_sites_per_unit=privacy.max_sites_per_unit,
-            min_sites=fewest,
-            max_colluding=privacy.max_colluding if privacy.trust == Trust.DISTRIBUTED else None,
-            participants={view.site: view.key for view in views},
-            seed=job.seed,
-        )
+        return make_plan(self.job, self.coding.schema.digest, dimension(self.module), views)
 
-    def _enrol(self, plan: Plan, views: list[SiteView]) -> list[SiteView]:
-        nodes = [view.node for view in views]
-        values = {"plan": plan.to_dict(), "run": plan.run}
-        enrolled = self._views(nodes, "query.enrol", values)
+    def _enrolled(self, plan: Plan, views: list[SiteView]) -> tuple[str, ...]:
+        """Return the sites that take part: all have accepted the plan, and each other."""
+        if self.start is not None and self.start.sites:
+            return self.start.sites
+        statements = tuple(view.statement for view in views)
+        if self.start is None:
+            self.journal.begin(Start(plan=plan, statements=statements))
+        else:
+            self._await(sorted(plan.participants))
+        names = sorted(plan.participants)
+        enrolled = self.sites.views(names, "query.enrol", self._offer(plan))
         self._remember(enrolled)
-        joined = {view.node for view in enrolled}
-        refused = [view for view in views if view.node not in joined]
+        joined = {view.site for view in enrolled}
+        refused = [view for view in views if view.site not in joined]
         if refused:
-            self._remember(self._views(sorted(joined), "query.close", {"run": plan.run}))
             raise Refused(refusal_line(refused, plan))
-        return enrolled
-
-    def _met(self, plan: Plan, enrolled: list[SiteView]) -> list[SiteView]:
-        """Return the sites that take part, once each knows the others where that is needed."""
-        if plan.trust != Trust.DISTRIBUTED:
-            return enrolled
-        said = [view.statement["enrolment"] for view in enrolled if view.statement["enrolment"]]
-        values = {"plan": plan.digest, "run": plan.run, "enrolments": said}
-        met = self._views([view.node for view in enrolled], "query.meet", values)
+        said = tuple(v.statement["enrolment"] for v in enrolled if v.statement["enrolment"])
+        met = self._met(plan, names, said)
         if len(met) < plan.min_sites:
             raise Refused(
-                f"refused: {len(enrolled) - len(met)} of {len(enrolled)} sites did not accept the "
+                f"refused: {len(names) - len(met)} of {len(names)} sites did not accept the "
                 f"others (other plans, keys or rosters), {plan.min_sites} are needed; nothing was "
                 "computed"
             )
+        self.start = Start(plan=plan, statements=statements, enrolments=said, sites=met)
+        self.journal.begin(self.start)
+        self.welcome = set(met)
         return met
 
-    def _summing(self, plan: Plan, views: list[SiteView]) -> Summing:
-        timeout = self.job.federation.timeout
+    @staticmethod
+    def _offer(plan: Plan) -> dict[str, Any]:
+        return {"plan": plan.to_dict(), "run": plan.run}
 
-        def asked(question: Question, round: int, nodes: Sequence[int], **more: Any) -> Any:
-            kind = "train" if question.purpose == TRAINING else f"query.{question.purpose}"
-            values = {"plan": plan.digest, "round": round, **question.more, **more}
-            weights = question.weights
-            at = None if weights is None else {k: np.asarray(v) for k, v in weights.items()}
-            answers = ask(self.grid, list(nodes), kind, values, at, timeout)
-            return releases(answers, self.keys, run=plan.run, purpose=question.purpose, round=round)
+    def _met(self, plan: Plan, names: Sequence[str], said: Sequence[Any]) -> tuple[str, ...]:
+        """Tell sites of each other where that is needed; return those that accept it."""
+        if plan.trust != Trust.DISTRIBUTED:
+            return tuple(names)
+        values = {"plan": plan.digest, "run": plan.run, "enrolments": list(said)}
+        return tuple(view.site for view in self.sites.views(names, "query.meet", values))
 
-        def ready(nodes: Sequence[int]) -> set[int]:
-            patience = min(timeout, _READY_SECONDS)
-            return set(statements(ask(self.grid, list(nodes), "query.status", {}, None, patience)))
+    def _await(self, names: Sequence[str]) -> None:
+        """Wait for all sites of a run whose server was killed before they had all enrolled."""
+        deadline = time.monotonic() + self.job.federation.timeout
+        while (there := self.sites.ready(names)) != set(names):
+            if time.monotonic() > deadline:
+                raise FederationError(
+                    f"{len(there)} of {len(names)} sites are there again after "
+                    f"{self.job.federation.timeout:g} s; nothing was computed"
+                )
+            time.sleep(1.0)
 
-        fewest = self.job.federation.fewest(self.job.privacy)
-        return summing(plan, views, fewest=fewest, ask=asked, ready=ready)
+    def _summing(self, plan: Plan, names: Sequence[str]) -> Summing:
+        attendance = Attendance(
+            names,
+            fewest=self.job.federation.fewest(self.job.privacy),
+            ready=partial(self._ready, plan),
+            seconds=self.job.federation.timeout,
+        )
+        sums = Summing(plan, attendance, partial(self.sites.releases, plan), self.journal)
+        if not self.welcome and not self.journal.ended:
+            # Of a resumed run: who is there, and are their ledgers those of before?
+            attendance.recover(names, names)
+        return sums
+
+    def _ready(self, plan: Plan, names: Sequence[str]) -> set[str]:
+        """Return which sites are there; one that this server has not met yet is met first."""
+        found = self.sites.ready(names)
+        new = sorted(found - self.welcome)
+        if new and self.start is not None:
+            views = self.sites.views(new, "query.enrol", self._offer(plan))
+            self._check_heads(views)
+            for view in views:
+                line = self._forgotten(view)
+                if line:
+                    raise VerificationError(line)
+            accepted = [view.site for view in views]
+            self.welcome |= set(self._met(plan, accepted, self.start.enrolments))
+        return found & self.welcome
 
     @staticmethod
     def _units(
         plan: Plan, sums: Summing, views: list[SiteView]
-    ) -> tuple[dict[int, float], dict[int, float]]:
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Return the numbers of units that are known, and one for every site.
 
         Where a site's own is not known it counts as an average one.
         """
         if not plan.counts_noise:
-            known = {view.node: float(view.units or 0) for view in views}
+            known = {view.site: float(view.units or 0) for view in views}
             return known, known
-        counts = sums(Question(purpose=COUNTS, shapes={"units": (1,)}))
-        known = {node: max(1.0, float(a["units"][0])) for node, a in counts.each.items()}
+        counts = sums(Question(purpose=COUNTS, shapes={"units": (1,)}, apart=True))
+        known = {site: max(1.0, float(a["units"][0])) for site, a in counts.each.items()}
         total = sum(known.values()) if known else float(counts.arrays["units"][0])
-        mean = max(1.0, total / len(counts.nodes))
-        sizes = {view.node: known.get(view.node, mean) for view in views}
+        mean = max(1.0, total / len(counts.sites))
+        sizes = {view.site: known.get(view.site, mean) for view in views}
         check_delta(plan.delta, round(sum(sizes.values())), where="released")
         return known, sizes
 
-    def _rounds(self, plan: Plan, sums: Summing, units: Mapping[int, float]) -> Outcome:
+    def _rounds(self, plan: Plan, sums: Summing, units: Mapping[str, float]) -> Outcome:
         job, module = self.job, self.module
         learner = Learner(
             job=job,
@@ -306,27 +329,28 @@ class Run:
         )
         shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
         joined = dict.fromkeys(sorted(units), 0)
-        with (job.folder / "rounds.jsonl").open("w") as log:
-            for number in range(plan.rounds):
-                got = sums(Question(purpose=TRAINING, shapes=shapes, weights=learner.weights))
-                for node in got.nodes:
-                    joined[node] += 1
-                batch = plan.sampling_rate * sum(units[node] for node in got.nodes)
-                batch *= plan.steps_per_round
-                gradient = {name: array / max(batch, 1.0) for name, array in got.arrays.items()}
-                learner.hear(gradient)
-                self._check_weights(module, learner.weights, number + 1)
-                spent = self._spent(plan, number + 1, sums.asked)
-                auprc = self.observer.stepped(number + 1, plan, spent, learner.result())
-                line = {
+        for number in range(plan.rounds):
+            got = sums(Question(purpose=TRAINING, shapes=shapes, weights=learner.weights))
+            for site in got.sites:
+                joined[site] += 1
+            batch = plan.sampling_rate * sum(units[site] for site in got.sites)
+            batch *= plan.steps_per_round
+            gradient = {name: array / max(batch, 1.0) for name, array in got.arrays.items()}
+            learner.hear(gradient)
+            self._check_weights(module, learner.weights, number + 1)
+            if self.log.holds(number):
+                continue
+            spent = self._spent(plan, number + 1, sums.asked)
+            auprc = self.observer.stepped(number + 1, plan, spent, learner.result())
+            self.log.write(
+                {
                     "round": number + 1,
                     "epsilon_spent": spent,
                     "auprc": auprc,
-                    "sites": len(got.nodes),
-                    "seconds": round(time.monotonic() - self.started, 3),
+                    "sites": len(got.sites),
+                    "seconds": self.log.seconds,
                 }
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+            )
         return Outcome(weights=learner.result(), joined=joined, steps=learner.steps)
 
     @staticmethod

@@ -1,314 +1,222 @@
-"""One noisy sum over sites: by adding up what each releases, or by a secure sum."""
+"""Asking for noisy sums over sites that may be lost, by a server that may be killed."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.privacy.release import Release
-from dp_risk.secure_sum.masks import Round, unmask
-from dp_risk.secure_sum.session import MASKED
-from dp_risk.secure_sum.terms import Terms
-from dp_risk.types import FederationError, Trust
-from server.aggregation import Shapes, Weights, fits, parts, total
-from server.budget import SiteView
+from dp_risk.types import FederationError
+from server.attendance import Attendance, listed
+from server.combining import Asked, Question, Sum, combining
+from server.journal import Entry, Journal
 
 LOG = logging.getLogger("dp_risk.server")
-_NAMED = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What the sites are asked to compute.
-
-    Parameters
-    ----------
-    purpose : str
-        Which line of the plan's schedule.
-    shapes : mapping of str to tuple of int
-        Shape of every array in the answer, in the order in which a site makes them.
-    weights : mapping of str to ndarray, or None
-        Of the model.
-    more : mapping
-        What else the request says.
-    """
-
-    purpose: str
-    shapes: Shapes
-    weights: Weights | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sum:
-    """A noisy sum.
-
-    Parameters
-    ----------
-    arrays : mapping of str to ndarray
-        The sum over sites, noise included.
-    each : mapping of int to mapping of str to ndarray
-        What every single site released, by node; empty where nobody sees that.
-    nodes : tuple of int
-        The sites that are in it.
-    std : float
-        Standard deviation of the noise in a coordinate, 0 where there is none.
-    """
-
-    arrays: Weights
-    each: Mapping[int, Weights]
-    nodes: tuple[int, ...]
-    std: float
+_ALL = "all"
 
 
 class Ask(Protocol):
     """The way to the sites for one round."""
 
     def __call__(
-        self, question: Question, round: int, nodes: Sequence[int], **more: Any
-    ) -> dict[int, Release]:
-        """Return the releases that came, of this round and signed, by node."""
+        self, question: Question, round: int, sites: Sequence[str], **more: Any
+    ) -> dict[str, Release]:
+        """Return the releases that came, of this round and signed, by site."""
         ...
 
 
-class Ready(Protocol):
-    """The way to sites that did not answer."""
+class Summing:
+    """Asks for sums, round by round, with sites that may be lost and a server that may be killed.
 
-    def __call__(self, nodes: Sequence[int]) -> set[int]:
-        """Return those that are there."""
-        ...
+    Where too few answer, the same round is asked again of those that are silent, once they are
+    back: what a site has stored costs nothing more. Where that does not help the round is
+    abandoned, its charges stay, and a spare one follows.
 
+    Parameters
+    ----------
+    plan : Plan
+        The run's plan.
+    attendance : Attendance
+        The sites.
+    ask : Ask
+        The way to them.
+    journal : Journal
+        What the run has got so far.
+    """
 
-class Summing(Protocol):
-    """What a plan's trust means for the server."""
-
-    @property
-    def asked(self) -> Mapping[str, int]:
+    def __init__(self, plan: Plan, attendance: Attendance, ask: Ask, journal: Journal) -> None:
+        self._attendance = attendance
+        self._ask = ask
+        self._journal = journal
+        self._kind = combining(plan)
+        rounds = {line.name: line.rounds for line in plan.schedule}
+        self._spares = {n: r - (plan.rounds if n == TRAINING else 1) for n, r in rounds.items()}
+        self.asked: Counter[str] = Counter()
         """Rounds that were asked so far, lost ones included, by purpose: the sites' charges."""
-        ...
-
-    @property
-    def abandoned(self) -> Mapping[str, int]:
+        self.abandoned: Counter[str] = Counter()
         """Rounds that were lost with a site, by purpose."""
-        ...
-
-    @property
-    def lost(self) -> Mapping[str, int]:
+        self.lost: Counter[str] = Counter()
         """Answers that did not come, by purpose."""
-        ...
+        self.paid: dict[str, set[tuple[str, int]]] = {site: set() for site in attendance.sites}
+        """Purpose and round of every release that came, by site: it has charged for them."""
 
     @property
     def noises(self) -> float:
         """How often a sum over all sites holds the noise that is accounted."""
-        ...
+        return self._kind.noises
 
     def __call__(self, question: Question) -> Sum:
-        """Ask, and return the sum.
+        """Ask, and return the sum; or return what the journal holds.
 
         Raises
         ------
         FederationError
-            If too few sites answer.
+            If too few sites answer, and no spare round is left.
         """
-        ...
+        if self._journal.replaying:
+            entry = self._journal.next()
+            self._restore(entry.about["state"])
+            if entry.about["failed"] is not None:
+                raise FederationError(entry.about["failed"])
+            return _sum(entry)
+        try:
+            got = self._live(question)
+        except FederationError as error:
+            # A question that was given up is not asked again.
+            about = {"purpose": question.purpose, "failed": str(error), "state": self._state}
+            self._journal.answered(Entry(about=about))
+            raise
+        self._journal.answered(_entry(got, question, self._state))
+        return got
 
+    def _live(self, question: Question) -> Sum:
+        opened = self._journal.opened()
+        if opened is not None:
+            self._restore(opened.about["state"])
+            weights = None if question.weights is None else opened.arrays
+            question = replace(question, weights=weights, more=opened.about["more"])
+        while True:
+            if opened is None:
+                asked = self._open(question)
+            else:
+                about, opened = opened.about, None
+                asked = Asked(
+                    question=question, round=int(about["round"]), sites=tuple(about["sites"])
+                )
+            releases = self._releases(asked)
+            if self._enough(releases, asked):
+                break
+            self._abandon(asked, releases)
+        silent = [site for site in asked.sites if site not in releases]
+        self.lost[question.purpose] += len(silent)
+        self._attendance.lose(silent)
+        return self._kind.sum(releases, asked)
 
-class Separate:
-    """Every site's release can stand alone; a sum of those that came is made here.
-
-    Parameters
-    ----------
-    plan : Plan
-        The run's plan.
-    views : list of SiteView
-        The sites.
-    fewest : int
-        Releases that a round needs.
-    ask : Ask
-        The way to the sites.
-    """
-
-    def __init__(self, plan: Plan, views: Sequence[SiteView], fewest: int, ask: Ask) -> None:
-        self._plan = plan
-        self._names = {view.node: view.site for view in views}
-        self._fewest = fewest
-        self._ask = ask
-        self.asked: Counter[str] = Counter()
-        self.abandoned: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()
-
-    @property
-    def noises(self) -> float:
-        """Every site adds all of the noise."""
-        return float(len(self._names))
-
-    def __call__(self, question: Question) -> Sum:
-        """Ask all sites once."""
-        purpose, nodes = question.purpose, sorted(self._names)
+    def _open(self, question: Question) -> Asked:
+        """Name the sites of the next round, and keep what they are asked."""
+        purpose = question.purpose
+        sites = self._attendance.named(purpose)
         round = self.asked[purpose]
         self.asked[purpose] += 1
-        got = self._ask(question, round, nodes)
-        each = {node: r.arrays for node, r in got.items() if fits(r.arrays, question.shapes)}
-        self.lost[purpose] += len(nodes) - len(each)
-        if len(each) < self._fewest:
-            silent = _listed(name for node, name in self._names.items() if node not in each)
-            raise FederationError(
-                f"{len(each)} of {len(nodes)} sites answered {purpose} round {round + 1}, "
-                f"{self._fewest} are needed; nothing that fits came from {silent}; charges are kept"
-            )
-        arrays = total([each[node] for node in sorted(each)])
-        return Sum(
-            arrays=arrays, each=each, nodes=tuple(sorted(each)), std=self._std(question, len(each))
-        )
-
-    def _std(self, question: Question, sites: int) -> float:
-        if not self._plan.private:
-            return 0.0
-        dimension = sum(math.prod(shape) for shape in question.shapes.values())
-        summed = replace(self._plan.sums[question.purpose], dimension=dimension)
-        return summed.grid.std * math.sqrt(sites)
-
-
-class Secure:
-    """Only the sum over all sites that were named can be read; with any one missing, nothing.
-
-    A site that does not answer is left out of the next round, and named again once it is there;
-    it is asked whether it is after 1, 2, 4, ... rounds. The waits go on growing when it is lost
-    again: a site that says that it is there and never answers costs few rounds.
-
-    Parameters
-    ----------
-    plan : Plan
-        The run's plan.
-    views : list of SiteView
-        The sites that have met.
-    ask : Ask
-        The way to the sites.
-    ready : Ready
-        Whether a site answers again.
-    """
-
-    def __init__(self, plan: Plan, views: Sequence[SiteView], ask: Ask, ready: Ready) -> None:
-        self._terms = Terms.of(plan, plan.participants)
-        self._names = {view.node: view.site for view in views}
-        self._ask = ask
-        self._ready = ready
-        self._patience = {node: _Patience() for node in self._names}
-        self._missing: set[int] = set()
-        self.asked: Counter[str] = Counter()
-        self.abandoned: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()
-
-    @property
-    def noises(self) -> float:
-        """The shares of those that may collude come on top of what is accounted."""
-        sites = len(self._names)
-        return sites / (sites - self._terms.max_colluding)
-
-    def __call__(self, question: Question) -> Sum:
-        """Ask the sites that are there until all of them answer."""
-        purpose, terms = question.purpose, self._terms
-        numbers = terms.numbers(purpose)
-        while True:
-            nodes = self._participants(purpose)
-            round = self.asked[purpose]
-            if round == len(numbers):
-                raise FederationError(
-                    f"all {len(numbers)} rounds of {purpose} are used up, "
-                    f"{self.abandoned[purpose]} were lost with a site; charges are kept"
-                )
-            self.asked[purpose] += 1
-            names = [self._names[node] for node in nodes]
-            this = terms.round(purpose, numbers[round], names)
-            vectors = self._vectors(question, round, this, nodes)
-            lost = [node for node in nodes if self._names[node] not in vectors]
-            if lost and self._ready(lost) == set(lost):
-                # They are there, only a message was lost: the same answer costs nothing more.
-                vectors |= self._vectors(question, round, this, lost)
-                lost = [node for node in lost if self._names[node] not in vectors]
-            if not lost:
-                break
-            self._lose(lost, purpose, round)
-        grid = terms.line(purpose).grid(len(nodes), terms.max_colluding)
-        arrays = parts(grid.decode(unmask(vectors, this)), question.shapes)
-        if not fits(arrays, question.shapes):
-            raise FederationError(
-                f"the sum of {purpose} round {round + 1} is absurd: a site sent another vector "
-                "than it was asked for; charges are kept"
-            )
-        return Sum(arrays=arrays, each={}, nodes=tuple(nodes), std=grid.std)
-
-    def _vectors(
-        self, question: Question, number: int, round: Round, nodes: Sequence[int]
-    ) -> dict[str, NDArray[np.uint64]]:
-        got = self._ask(question, number, nodes, participants=list(round.participants))
-        expected = {MASKED: (round.dimension,)}
-        return {
-            self._names[node]: release.arrays[MASKED]
-            for node, release in got.items()
-            if fits(release.arrays, expected, np.uint64)
+        about = {
+            "purpose": purpose,
+            "round": round,
+            "sites": sites,
+            "more": dict(question.more),
+            "state": self._state,
         }
+        self._journal.open(Entry(about=about, arrays=question.weights or {}))
+        return Asked(question=question, round=round, sites=tuple(sites))
 
-    def _participants(self, purpose: str) -> list[int]:
-        """Return who is named next: all that are not missing, or are back."""
-        due = [node for node in sorted(self._missing) if self._patience[node].due()]
-        if due:
-            self._missing -= self._ready(due)
-        nodes = sorted(set(self._names) - self._missing)
-        if len(nodes) < self._terms.min_sites:
-            # Before the run ends, everybody is asked once more.
-            self._missing -= self._ready(sorted(self._missing))
-            nodes = sorted(set(self._names) - self._missing)
-        if len(nodes) < self._terms.min_sites:
-            gone = _listed(self._names[node] for node in self._missing)
-            raise FederationError(
-                f"{len(nodes)} of {len(self._names)} sites are left for {purpose}, "
-                f"{self._terms.min_sites} are needed; nothing that fits came from {gone}; charges "
-                "are kept"
-            )
-        return nodes
+    def _releases(self, asked: Asked) -> dict[str, Release]:
+        got = self._got(asked, asked.sites)
+        silent = [site for site in asked.sites if site not in got]
+        if silent and not self._enough(got, asked):
+            there = self._attendance.recover(silent, asked.sites)
+            if there and not (self._kind.all_needed and len(there) < len(silent)):
+                # They are there, only a message was lost: the same answer costs nothing more.
+                got |= self._got(asked, sorted(there))
+        return got
 
-    def _lose(self, lost: Sequence[int], purpose: str, round: int) -> None:
+    def _got(self, asked: Asked, sites: Sequence[str]) -> dict[str, Release]:
+        more = {"participants": list(asked.sites)} if self._kind.all_needed else {}
+        came = self._ask(asked.question, asked.round, sites, **more)
+        for site in came:
+            self.paid[site].add((asked.question.purpose, asked.round))
+        return {site: release for site, release in came.items() if self._kind.fits(release, asked)}
+
+    def _needed(self, asked: Asked) -> int:
+        return len(asked.sites) if self._kind.all_needed else self._attendance.fewest
+
+    def _enough(self, releases: Mapping[str, Release], asked: Asked) -> bool:
+        return len(releases) >= self._needed(asked)
+
+    def _abandon(self, asked: Asked, releases: Mapping[str, Release]) -> None:
+        purpose, number = asked.question.purpose, asked.round + 1
+        lost = [site for site in asked.sites if site not in releases]
         self.abandoned[purpose] += 1
         self.lost[purpose] += len(lost)
-        self._missing |= set(lost)
-        names = _listed(self._names[node] for node in lost)
-        LOG.warning("%s round %d is lost with %s", purpose, round + 1, names)
+        self._attendance.lose(lost)
+        spares = self._spares[purpose]
+        if self.abandoned[purpose] > spares:
+            left = f"none of {spares} spare rounds is left" if spares else "there is no spare round"
+            raise FederationError(
+                f"{len(releases)} of {len(asked.sites)} sites answered {purpose} round {number}, "
+                f"{self._needed(asked)} are needed, and {left}; nothing that fits came from "
+                f"{listed(lost)}; charges are kept"
+            )
+        LOG.warning("%s round %d is lost with %s", purpose, number, listed(lost))
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        return {
+            "asked": dict(self.asked),
+            "abandoned": dict(self.abandoned),
+            "lost": dict(self.lost),
+            "paid": {site: sorted(rounds) for site, rounds in self.paid.items()},
+            "attendance": self._attendance.state,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for counter, name in (
+            (self.asked, "asked"),
+            (self.abandoned, "abandoned"),
+            (self.lost, "lost"),
+        ):
+            counter.clear()
+            counter.update(state[name])
+        for site, rounds in state["paid"].items():
+            self.paid[site] = {(purpose, round) for purpose, round in rounds}
+        self._attendance.restore(state["attendance"])
 
 
-class _Patience:
-    """When a site that is missing is asked again whether it is there."""
-
-    def __init__(self) -> None:
-        self._wait = self._left = 1
-
-    def due(self) -> bool:
-        """Count one round; say whether to ask."""
-        self._left -= 1
-        if self._left:
-            return False
-        self._wait *= 2
-        self._left = self._wait
-        return True
-
-
-def summing(
-    plan: Plan, views: Sequence[SiteView], *, fewest: int, ask: Ask, ready: Ready
-) -> Summing:
-    """Return what the plan's trust asks for."""
-    if plan.trust == Trust.DISTRIBUTED:
-        return Secure(plan, views, ask, ready)
-    return Separate(plan, views, fewest, ask)
+def _entry(got: Sum, question: Question, state: Mapping[str, Any]) -> Entry:
+    """Return a sum as it is kept: arrays by name, those of single sites by site and name."""
+    arrays = {f"{_ALL}/{name}": array for name, array in got.arrays.items()}
+    order = {site: str(number) for number, site in enumerate(got.each)}
+    for site, each in got.each.items():
+        arrays |= {f"{order[site]}/{name}": array for name, array in each.items()}
+    about = {
+        "purpose": question.purpose,
+        "sites": list(got.sites),
+        "each": list(got.each),
+        "std": got.std,
+        "failed": None,
+        "state": state,
+    }
+    return Entry(about=about, arrays=arrays)
 
 
-def _listed(names: Iterable[str]) -> str:
-    every = sorted(names)
-    return ", ".join(every[:_NAMED]) + (" and more" if len(every) > _NAMED else "")
+def _sum(entry: Entry) -> Sum:
+    about = entry.about
+
+    def under(prefix: str) -> dict[str, Any]:
+        start = f"{prefix}/"
+        return {n.removeprefix(start): a for n, a in entry.arrays.items() if n.startswith(start)}
+
+    each = {site: under(str(number)) for number, site in enumerate(about["each"])}
+    return Sum(arrays=under(_ALL), each=each, sites=tuple(about["sites"]), std=about["std"])

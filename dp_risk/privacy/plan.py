@@ -172,8 +172,7 @@ class Plan:
         At least 1.
     spares : int
         Rounds of training that may be asked in place of others that were lost with a site, at
-        least 0; what is asked once may be asked again as often, twice at most. Only in trust
-        distributed, where nothing is known of a round in which a site is missing.
+        least 0; what is asked once may be asked again as often, twice at most.
     local_rate : float
         Step size of the site's own steps between the first and the last of a round, for a sum of
         gradients. Only used when `steps_per_round` is above 1.
@@ -270,8 +269,8 @@ class Plan:
             raise ValueError("records, sites of a unit and sites of a round are at least 1")
         if (self.max_colluding is None) == (self.trust == Trust.DISTRIBUTED):
             raise ValueError("max_colluding is said exactly where trust is distributed")
-        if self.spares < 0 or (self.spares and self.max_colluding is None):
-            raise ValueError("only where trust is distributed are there spare rounds")
+        if self.spares < 0:
+            raise ValueError("spares is at least 0")
         if self.max_colluding is not None:
             self._check_distributed(self.max_colluding)
         if self.private:
@@ -356,7 +355,7 @@ class Plan:
     def _distance(self, units: int) -> float:
         if self.max_colluding is not None:
             return self._shared_distance(units, self.max_colluding)
-        steps = self.rounds * self.steps_per_round
+        steps = (self.rounds + self.spares) * self.steps_per_round
         distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
         for noise, cells in (
             (self.counts_noise, 1),
@@ -365,7 +364,7 @@ class Plan:
         ):
             if noise:
                 grid = Grid(clip_norm=1.0, noise_multiplier=noise, dimension=cells)
-                distance += grid.distance(1)
+                distance += grid.distance(answers(self.spares))
         return distance * self.max_sites_per_unit
 
     def _shared_distance(self, units: int, colluding: int) -> float:

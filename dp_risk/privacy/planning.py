@@ -215,8 +215,8 @@ def choose_noise(
     may_lose : int
         Sites that take part beyond the fewest that are needed, at least 0.
     spare_rounds : int or None
-        Rounds that may be lost with a site, at least 0; None chooses it. Only in trust
-        distributed are there any.
+        Rounds that may be lost with a site, at least 0; None chooses it in trust distributed, and
+        is none elsewhere.
     """
 
     def spared(rounds: int) -> int:
@@ -225,12 +225,12 @@ def choose_noise(
     rate = privacy.sampling_rate
     if rate is None:
         rate = 1.0 if units is None else min(1.0, _BATCH / max(units, 1))
-    secure, spares = privacy.trust == Trust.DISTRIBUTED, 0
+    spares, spares_planned = 0, privacy.trust == Trust.DISTRIBUTED or spare_rounds is not None
     if rounds is None:
         rounds = math.ceil(_ROUNDS / steps_per_round)
-        while secure and rounds > _FEWEST_ROUNDS and rounds + spared(rounds) > _ROUNDS:
+        while spares_planned and rounds > _FEWEST_ROUNDS and rounds + spared(rounds) > _ROUNDS:
             rounds -= 1
-    if secure:
+    if spares_planned:
         spares = spared(rounds)
     noise = Noise(
         noise_multiplier=0.0,

@@ -150,7 +150,6 @@ def test_an_unknown_field_is_refused():
         {"min_sites": 0},
         {"max_colluding": 1},
         {"trust": "distributed"},
-        {"spares": 1},
         {"spares": -1},
         {**SHARED, "spares": -1},
         {**SHARED, "max_colluding": 0},

@@ -193,9 +193,17 @@ def test_the_noise_of_a_secure_sum_pays_for_its_spare_rounds(spare_rounds, stabl
         assert 0.999 < epsilon(events, 1e-5) <= 1.0
 
 
-def test_only_a_secure_sum_loses_rounds():
-    assert choose(may_lose=3, spare_rounds=5).spares == 0
+def test_spare_rounds_are_paid_for_where_they_are_asked_for():
+    noise = choose(may_lose=3, spare_rounds=5)
+    assert noise.spares == 5
+    assert noise.noise_multiplier > choose().noise_multiplier
+    train = Event(noise_multiplier=noise.noise_multiplier, count=10 + 5)
+    assert 0.999 < epsilon([train], 1e-5) <= 1.0
+
+
+def test_only_a_secure_sum_has_spare_rounds_by_itself():
     assert choose(may_lose=3) == choose()
+    assert choose().spares == 0
 
 
 def test_spares_are_one_a_site_and_a_tenth_of_the_rounds():

@@ -31,7 +31,7 @@ def view(node: int, **changes: Any) -> SiteView:
         "max_records_per_account": 1,
         "min_sites": 1,
     }
-    return SiteView(node=node, statement={**said, **changes})
+    return SiteView(statement={**said, **changes})
 
 
 def test_sites_of_one_dataset_and_different_names_fit_together() -> None:

@@ -24,10 +24,10 @@ from dp_risk import wire
 from dp_risk.privacy.planning import Privacy
 from dp_risk.types import ConfigurationError, FederationError, Refused
 from server.aggregation import parts
+from server.combining import Question, Sum
 from server.grids import InProcessGrid
 from server.job import Job
 from server.rounds import execute
-from server.summing import Question, Sum
 from tests.federation import history, kinds, replaced, roster, rows, together
 
 from .test_job import PRIVACY, job
@@ -305,7 +305,7 @@ def test_too_few_sites_end_the_run_and_charges_stay(tmp_path: Path, sites: Sites
         return node in (3, 4) and seen[node] > 1
 
     with pytest.raises(FederationError, match=r"2 of 4 sites are left for training, 3 .*site-01"):
-        execute(grid(folders, Flaky(silent)), asked(tmp_path / "out", min_sites=3))
+        execute(grid(folders, Flaky(silent)), asked(tmp_path / "out", min_sites=3, timeout=0.5))
     assert paid(folders[0]) == {"counts": 1, "training": 2}
     assert paid(folders[1]) == {"counts": 1, "training": 1}
     assert kinds(folders[0])[-1] == "close"
@@ -320,9 +320,13 @@ def test_spare_rounds_end(tmp_path: Path, sites: Sites) -> None:
             return Message(wire.refusal_record(), reply_to=message)
         return reply
 
-    with pytest.raises(FederationError, match=r"all 4 rounds of training are used up, 4 were lost"):
+    with pytest.raises(
+        FederationError,
+        match=r"3 of 4 .* training round 2, 4 are needed, and none of 1 spare .* site-01",
+    ):
         execute(grid(folders, refusing), asked(tmp_path / "out", spare_rounds=1))
-    assert [paid(folder)["training"] for folder in folders] == [4] * 4
+    # What cannot be finished costs no more.
+    assert [paid(folder)["training"] for folder in folders] == [2] * 4
 
 
 def test_a_site_that_is_there_and_never_answers_costs_few_rounds(
