@@ -21,6 +21,7 @@ BELOW = {
     "dp_risk.evaluation": {"dp_risk.types", "dp_risk.privacy"},
     "dp_risk.audit": {"dp_risk.types", "dp_risk.privacy"},
     "dp_risk.secure_sum": {"dp_risk.types", "dp_risk.privacy"},
+    "dp_risk.federation": {"dp_risk.types", "dp_risk.privacy"},
 }
 _LIBRARY = {
     "dp_risk.types",
@@ -30,6 +31,7 @@ _LIBRARY = {
     "dp_risk.evaluation",
     "dp_risk.audit",
     "dp_risk.secure_sum",
+    "dp_risk.federation",
 }
 BELOW["dp_risk.report"] = BELOW["dp_risk.wire"] = _LIBRARY
 BELOW["server"] = BELOW["clients"] = _LIBRARY | {"dp_risk.report", "dp_risk.wire"}

@@ -1,0 +1,1 @@
+"""Folders, letters, certificates and signed requests of a federation of many machines."""
