@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -198,13 +199,15 @@ class Policy:
         return plain
 
     def save(self, path: Path) -> None:
-        """Write the policy file, with a comment on every field."""
+        """Write the policy file, atomically, with a comment on every field."""
         data = self.to_dict()
         lines = ["# What this site allows. It is read here only, never taken from a message.", ""]
         for name, value in data.items():
             lines += textwrap.wrap(_COMMENTS[name], 96, initial_indent="# ", subsequent_indent="# ")
             lines += [yaml.safe_dump({name: value}, sort_keys=False, width=96).rstrip(), ""]
-        path.write_text("\n".join(lines))
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("\n".join(lines))
+        os.replace(temporary, path)
 
     @property
     def account(self) -> Account:

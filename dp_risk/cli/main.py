@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dp_risk import __version__
 from dp_risk.cli import ledger as ledger_verbs
+from dp_risk.cli import shards
+from dp_risk.cli.federation import verbs as federation_verbs
 from dp_risk.cli.site import verbs as site_verbs
 from dp_risk.types import ConfigurationError, DpRiskError
 
@@ -171,6 +173,13 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("file", type=Path, metavar="FILE", help="CSV or Parquet")
     verb.set_defaults(act=_data_describe)
+    verb = add(
+        kinds,
+        "partition",
+        "deal the rows of one file out to sites: a Parquet file each",
+        "data partition spambase --sites 3 --out shards",
+    )
+    shards.add_arguments(verb)
 
     site = add(
         verbs,
@@ -180,6 +189,15 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     kinds = site.add_subparsers(dest="kind", required=True, metavar="WHAT")
     site_verbs.add_verbs(partial(add, kinds))
+
+    federation = add(
+        verbs,
+        "federation",
+        "a federation of many machines",
+        "federation init fed --schema mine.schema.yaml --dataset mine --delta 1e-5",
+    )
+    kinds = federation.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    federation_verbs.add_verbs(partial(add, kinds))
 
     ledger = add(verbs, "ledger", "a site's ledger", "ledger show SITE")
     kinds = ledger.add_subparsers(dest="kind", required=True, metavar="WHAT")

@@ -18,6 +18,18 @@ from dp_risk.types import ConfigurationError
 MOST_BYTES = 4 << 20
 
 
+class _Blocks(yaml.SafeDumper):
+    """Writes text of several lines as lines."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Blocks.add_representer(str, _text)
+
+
 def write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Write a file in the place of an older one, if any; a reader sees one of the two, whole.
 
@@ -89,7 +101,7 @@ def commented(title: str, values: Mapping[str, Any], comments: Mapping[str, str]
     lines = [*comment(title), ""]
     for name, value in values.items():
         lines += comment(comments.get(name, ""))
-        lines += [yaml.safe_dump({name: value}, sort_keys=False, width=96).rstrip(), ""]
+        lines += [yaml.dump({name: value}, Dumper=_Blocks, sort_keys=False, width=96).rstrip(), ""]
     return "\n".join(lines)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from clients.policy import Policy
 from clients.site import PUBLIC_KEY, Site
+from dp_risk.cli.site.letter import letter
 from dp_risk.data.schema import Schema
 from dp_risk.data.source import column_names
+from dp_risk.federation import files
 from dp_risk.models import REGISTRY
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.plan import PURPOSES
@@ -31,6 +33,7 @@ def init(
     run_epsilon: float | None,
     holdout: float,
     split_key: Path | None,
+    trusts: Sequence[str] | None,
 ) -> list[str]:
     """Write a site's folder: keys, data configuration and a policy with comments.
 
@@ -76,7 +79,7 @@ def init(
         max_records_per_account=max_records_per_account if unit == Unit.ACCOUNT else 1,
         purposes=PURPOSES,
         models=tuple(REGISTRY),
-        trusts=(Trust.LOCAL,),
+        trusts=tuple(dict.fromkeys(trusts or (Trust.LOCAL,))),
         randomness=(RandomnessKind.SYSTEM,),
         public=False,
         units=None,
@@ -89,10 +92,7 @@ def init(
         Filter.open(lifetime_epsilon, delta)
     except ValueError as error:
         raise ConfigurationError(f"--lifetime-epsilon: {error}") from None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".site-") as temporary:
-        made = Path(temporary) / "site"
-        made.mkdir()
+    with files.new_folder(folder) as made:
         Site.create(
             made,
             policy=policy,
@@ -101,14 +101,19 @@ def init(
             holdout=holdout,
             split_key=shared or os.urandom(32),
         )
-        os.rename(made, folder)
+        introduction = letter(made)
     lines = [
         f"written: {folder}: read policy.yaml and change it now: the first use opens the ledger, "
         "which keeps dataset, unit, delta and stable_ids for ever",
         f"for your partners' rosters: {(folder / PUBLIC_KEY).read_text().strip()}",
-        "keep site.key and split.key to yourself, and back up the whole folder: without the "
-        "ledger nobody knows what was spent",
+        *introduction,
+        "keep site.key, node.key and split.key to yourself, and back up the whole folder: without "
+        "the ledger nobody knows what was spent",
     ]
+    lines.append(
+        f"policy.yaml allows trust {' and '.join(policy.trusts)} (--trust), and runs of any number "
+        "of sites (min_sites 1)"
+    )
     if not policy.stable_ids:
         lines.append(
             "stable_ids is false, because the schema names no id: an edited row may move between "

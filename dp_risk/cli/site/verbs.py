@@ -40,7 +40,35 @@ def add_verbs(add: Add) -> None:
         type=Path,
         help="split.key of a partner that may hold the same units (default: a new one)",
     )
+    verb.add_argument(
+        "--trust",
+        action="append",
+        dest="trusts",
+        choices=["local", "distributed"],
+        help="who may add the noise: this site in full, or all sites of the roster together; may "
+        "be given twice (default: local)",
+    )
     verb.set_defaults(act=_init)
+    verb = add(
+        "letter",
+        "write site.json, the letter to the federation, as the policy says now",
+        "site letter mysite",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
+    verb.set_defaults(act=_letter)
+    verb = add(
+        "join",
+        "check the federation's letter, and take its roster into the policy",
+        "site join mysite federation.json",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
+    verb.add_argument("letter", type=Path, metavar="FEDERATION.JSON", help="from the federation")
+    verb.add_argument(
+        "--new-federation",
+        action="store_true",
+        help="accept another federation's key than the one that is known",
+    )
+    verb.set_defaults(act=_join)
     verb = add(
         "tune",
         "choose a learning rate and a clip norm on the site's own rows; only the winner leaves",
@@ -68,9 +96,23 @@ def _init(options: argparse.Namespace) -> None:
 
     names = (
         *("data", "schema", "dataset", "name", "unit", "max_records_per_account", "stable_ids"),
-        *("delta", "lifetime_epsilon", "run_epsilon", "holdout", "split_key"),
+        *("delta", "lifetime_epsilon", "run_epsilon", "holdout", "split_key", "trusts"),
     )
     for line in init(options.folder, **{name: getattr(options, name) for name in names}):
+        print(line)
+
+
+def _letter(options: argparse.Namespace) -> None:
+    from dp_risk.cli.site.letter import letter
+
+    for line in letter(options.folder):
+        print(line)
+
+
+def _join(options: argparse.Namespace) -> None:
+    from dp_risk.cli.site.join import join
+
+    for line in join(options.folder, options.letter, new_federation=options.new_federation):
         print(line)
 
 

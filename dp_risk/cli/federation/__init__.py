@@ -1,0 +1,1 @@
+"""`dp-risk federation`: what whoever runs the server does."""
