@@ -23,7 +23,8 @@ class _Blocks(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else None
+    # Only where white space behind it changes nothing.
+    style = "|" if value.rstrip("\n") + "\n" == value else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

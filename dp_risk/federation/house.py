@@ -172,11 +172,9 @@ class House:
             files.write(house.certificate_key, certificates.private_pem(key), mode=0o600)
             files.write(house.certificate, authority.issue(key, hosts, now))
         Roster().save(folder / ROSTER)
+        files.write(folder / OPERATORS, "")
         (folder / OPERATOR).mkdir(mode=0o700)
-        public = Operator.create(
-            folder / OPERATOR, name=OPERATOR, letter=house.letter(), schema=schema
-        )
-        files.write(folder / OPERATORS, files.commented(_OPERATORS_TITLE, {OPERATOR: public}, {}))
+        house.add_operator(OPERATOR, folder / OPERATOR)
         house.publish()
         house.runs.mkdir()
         return house
@@ -287,6 +285,22 @@ class House:
         if roster is not None:
             roster.save(self.folder / ROSTER)
         files.write(self.folder / LETTER, self.letter().signed(self.key))
+
+    def add_operator(self, name: str, folder: Path) -> None:
+        """Let one more person start runs, with the files that are written into an existing folder.
+
+        Raises
+        ------
+        ConfigurationError
+            If the name is taken, or a file is malformed.
+        """
+        operators = dict(self.operators)
+        if checks.name(name, "operator") in operators:
+            raise ConfigurationError(f"{name}: an operator already (in {self.folder / OPERATORS})")
+        schema = files.read(self.schema)
+        operators[name] = Operator.create(folder, name=name, letter=self.letter(), schema=schema)
+        text = files.commented(_OPERATORS_TITLE, operators, {})
+        files.write(self.folder / OPERATORS, text)
 
     def renew(self, now: datetime.datetime) -> bool:
         """Give the server another certificate, for the same key, where its own ends soon.

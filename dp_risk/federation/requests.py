@@ -86,7 +86,7 @@ def sign(
     federation : str
         The federation's public key: the request is for no other one.
     """
-    time, nonce = str(int(now)), secrets.token_hex(16)
+    time, nonce = str(int(now * 1000)), secrets.token_hex(16)
     said = _said(federation, name, method, path, body_digest(body), time, nonce)
     return {OPERATOR: name, TIME: time, NONCE: nonce, SIGNATURE: keys.sign(key, CONTEXT, said)}
 
@@ -132,18 +132,20 @@ def verify(
     )
     key = operators.get(name)
     # Every malformed field is refused by the signature too, which is made of none.
-    formed = len(name) <= 100 and time.isascii() and time.isdigit() and len(time) <= 12
+    formed = len(name) <= 100 and time.isascii() and time.isdigit() and len(time) <= 15
     formed = formed and len(nonce) == 32 and len(signature) == 128
     said = _said(federation, name, method, path, digest, time, nonce) if formed else b""
     signed = keys.verify(key or _NOBODY, CONTEXT, said, signature)
     if not (formed and signed and key is not None):
         raise VerificationError("the request is not signed by an operator of this federation")
-    if abs(now - int(time)) > WINDOW_SECONDS:
+    # The time is sent in milliseconds.
+    when = int(time) / 1000
+    if abs(now - when) > WINDOW_SECONDS:
         raise VerificationError(
-            f"the request is dated {int(time) - now:+.0f} seconds from the server's clock, more "
+            f"the request is dated {when - now:+.0f} seconds from the server's clock, more "
             f"than {WINDOW_SECONDS}: set the clocks"
         )
-    if int(time) < int(seen.start):
+    if when < seen.start:
         raise VerificationError(
             "the request was signed before the server was started: sign it again"
         )

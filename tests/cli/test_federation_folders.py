@@ -461,7 +461,7 @@ def test_a_killed_init_leaves_no_federation_and_the_next_one_cleans_up(
     schema = tiny_file.with_suffix(".schema.yaml")
     command = ("federation", "init", "fed", "--schema", schema, "--dataset", "tiny",
                "--delta", "1e-5")  # fmt: skip
-    for moves in (0, 8):
+    for moves in (0, 9):
         assert killed(tmp_path, moves, *command)
         assert not (tmp_path / "fed").exists()
     assert federation().code == 0
@@ -490,3 +490,28 @@ def test_a_killed_join_is_finished_and_told_by_the_next(run: Run, joined: Path) 
     assert Policy.load(joined / "b" / "policy.yaml").roster
     assert "added to the roster: a" in run("site", "join", "b", "fed/federation.json").out
     assert Membership.load(joined / "b").roster.keys == Policy.load(joined / "b/policy.yaml").roster
+
+
+def test_every_operator_has_a_key_of_its_own(run: Run, joined: Path) -> None:
+    assert run("federation", "operator", "fed", "ada", "--out", "ada").code == 0
+    house, ada = House.open(joined / "fed"), Operator.load(joined / "ada")
+    first = Operator.load(joined / "fed" / "operator")
+    assert dict(house.operators) == {
+        "operator": keys.public_hex(first.key),
+        "ada": keys.public_hex(ada.key),
+    }
+    assert keys.public_hex(first.key) != keys.public_hex(ada.key)
+    assert (ada.name, ada.address, ada.agreed) == ("ada", first.address, first.agreed)
+    assert ada.authority == first.authority
+    assert stat.S_IMODE((joined / "ada" / "operator.key").stat().st_mode) == 0o600
+    before = files(joined / "fed")
+    for name, out, words in (
+        ("ada", "two", "ada: an operator already"),
+        ("bob", "ada", "ada: exists already"),
+        ("a b", "two", "not a name"),
+    ):
+        said = run("federation", "operator", "fed", name, "--out", out)
+        assert said.code == 2
+        assert words in said.line
+    assert files(joined / "fed") == before
+    assert not (joined / "two").exists()

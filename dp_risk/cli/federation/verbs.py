@@ -58,6 +58,16 @@ def add_verbs(add: Add) -> None:
     verb.add_argument("site", metavar="SITE", help="the site's name")
     verb.set_defaults(act=_revoke)
 
+    verb = add(
+        "operator",
+        "let one more person start runs: a folder with a key of its own",
+        "federation operator fed ada --out ada",
+    )
+    verb.add_argument("folder", type=Path, metavar="FED", help="the federation's folder")
+    verb.add_argument("name", metavar="NAME", help="the operator's name")
+    verb.add_argument("--out", type=Path, required=True, help="new folder for the operator")
+    verb.set_defaults(act=_operator)
+
 
 def _init(options: argparse.Namespace) -> None:
     from dp_risk.cli.federation.init import init
@@ -79,4 +89,11 @@ def _revoke(options: argparse.Namespace) -> None:
     from dp_risk.cli.federation.admit import revoke
 
     for line in revoke(options.folder, options.site):
+        print(line)
+
+
+def _operator(options: argparse.Namespace) -> None:
+    from dp_risk.cli.federation.operator import operator
+
+    for line in operator(options.folder, options.name, options.out):
         print(line)

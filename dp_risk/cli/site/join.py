@@ -144,6 +144,6 @@ def _advice(policy: Policy) -> list[str]:
     if policy.min_sites == 1 and len(policy.roster) > 1:
         lines.append(
             "policy.yaml: min_sites is 1: raise it to the fewest sites of a run in which this one "
-            "takes part"
+            "takes part, with distributed to nearly the length of the roster"
         )
     return lines
