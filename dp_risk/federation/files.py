@@ -24,7 +24,7 @@ class _Blocks(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     # Only where white space behind it changes nothing.
-    style = "|" if value.rstrip("\n") + "\n" == value else None
+    style = "|" if value[:-1] and value[:-1].strip() + "\n" == value else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
