@@ -20,7 +20,9 @@ from dp_risk.privacy.plan import PURPOSES, Plan
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Split, Trust, Unit
 
 _MOST_UNITS = 10**7
-_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{64}")
+# Fields that older policy files do not have, and what such a file means.
+_LATER: Mapping[str, Any] = {"bundles": []}
 # The safe loader, written in C where PyYAML has it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,6 +63,8 @@ _COMMENTS = {
     "for at least so many.",
     "roster": "Name and public key (see site.pub) of every site that this one takes part with, "
     "itself included; empty: any, and no noise is shared.",
+    "bundles": "SHA-256 of the app bundles that a run may come with; empty: any. Whatever stands "
+    "here, a bundle that holds code, or names another app than the installed one, is refused.",
 }
 
 
@@ -97,6 +101,9 @@ class Policy:
     roster : mapping of str to str
         Public keys (64 hexadecimal digits, lower case) by site, no two the same; empty accepts any
         partner.
+    bundles : tuple of str
+        SHA-256 (64 hexadecimal digits, lower case) of approved app bundles; empty approves any that
+        holds no code.
     """
 
     site: str
@@ -120,6 +127,7 @@ class Policy:
     max_colluding: int
     max_sites_per_unit: int
     roster: Mapping[str, str]
+    bundles: tuple[str, ...]
 
     def __post_init__(self) -> None:
         # A policy that promises what the mechanisms do not do must not open a ledger.
@@ -155,11 +163,14 @@ class Policy:
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"policy: {name}: {getattr(self, name):g} is not above 0")
         for name, key in self.roster.items():
-            if not _PUBLIC_KEY.fullmatch(key):
+            if not _HEX.fullmatch(key):
                 raise ConfigurationError(f"policy: roster: the key of {name} is no public key")
         if len(set(self.roster.values())) < len(self.roster):
             # One key under two names is one partner that counts twice.
             raise ConfigurationError("policy: roster: two sites have the same key")
+        for bundle in self.bundles:
+            if not _HEX.fullmatch(bundle):
+                raise ConfigurationError(f"policy: bundles: {bundle[:80]!r} is no SHA-256")
         if self.unit == Unit.RECORD and self.max_records_per_account != 1:
             raise ConfigurationError("policy: max_records_per_account: a record is 1 record")
 
@@ -185,9 +196,10 @@ class Policy:
             if name not in names:
                 raise ConfigurationError(f"{path}: unknown field {name}")
         for field in dataclasses.fields(cls):
-            if field.name not in data:
+            if field.name not in data and field.name not in _LATER:
                 raise ConfigurationError(f"{path}: {field.name} is missing")
-            values[field.name] = _typed(path, field.name, str(field.type), data[field.name])
+            value = data[field.name] if field.name in data else _LATER[field.name]
+            values[field.name] = _typed(path, field.name, str(field.type), value)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,6 +234,10 @@ class Policy:
             splits=(Split.TRAIN, Split.HOLDOUT) if self.stable_ids else (Split.BOTH,),
             partition={},
         )
+
+    def approves(self, bundle: str) -> bool:
+        """Whether a run may come with the bundle of this SHA-256, which holds no code."""
+        return not self.bundles or bundle in self.bundles
 
     def objections(self, plan: Plan) -> Iterator[str]:
         """Yield every reason to refuse a plan; none means that the policy allows it."""

@@ -106,6 +106,7 @@ def policy(**changes: Any) -> Policy:
         "max_colluding": 0,
         "max_sites_per_unit": 1,
         "roster": {},
+        "bundles": (),
     }
     return Policy(**{**values, **changes})
 

@@ -230,4 +230,5 @@ def _policy(
         max_colluding=1,
         max_sites_per_unit=1,
         roster=roster,
+        bundles=(),
     )

@@ -36,6 +36,7 @@ WRONG: dict[str, Any] = {
     "max_colluding": None,
     "max_sites_per_unit": True,
     "roster": ["site-00"],
+    "bundles": "ab",
 }
 
 
@@ -63,7 +64,7 @@ def test_a_missing_or_unknown_field_or_no_mapping_is_an_error(tmp_path: Path) ->
         Policy.load(path)
     policy().save(path)
     whole = yaml.safe_load(path.read_text())
-    for name in whole:
+    for name in set(whole) - {"bundles"}:
         path.write_text(yaml.safe_dump({k: v for k, v in whole.items() if k != name}))
         with pytest.raises(ConfigurationError, match=f"{name} is missing"):
             Policy.load(path)
@@ -186,3 +187,21 @@ def test_seeded_noise_needs_public_rows_even_where_it_is_listed() -> None:
 def test_a_policy_never_promises_what_is_not_built(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="policy: "):
         policy(**changes)
+
+
+def test_a_policy_file_of_before_bundles_approves_any(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    policy().save(path)
+    old = yaml.safe_load(path.read_text())
+    del old["bundles"]
+    path.write_text(yaml.safe_dump(old))
+    assert Policy.load(path) == policy()
+    assert Policy.load(path).approves("ab" * 32)
+
+
+def test_a_policy_that_lists_bundles_approves_those_alone() -> None:
+    rules = policy(bundles=("ab" * 32,))
+    assert rules.approves("ab" * 32)
+    assert not rules.approves("cd" * 32)
+    with pytest.raises(ConfigurationError, match="bundles"):
+        policy(bundles=("AB" * 32,))

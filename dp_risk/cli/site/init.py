@@ -87,6 +87,7 @@ def init(
         max_colluding=1,
         max_sites_per_unit=1,
         roster={},
+        bundles=(),
     )
     try:
         Filter.open(lifetime_epsilon, delta)
