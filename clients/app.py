@@ -16,6 +16,16 @@ from dp_risk import wire
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
 
 LOG = logging.getLogger("dp_risk.site")
+# What a server may ask; the only messages that are read at all.
+MESSAGE_TYPES = frozenset(
+    {
+        "train",
+        *(
+            f"query.{name}"
+            for name in ("status", "enrol", "meet", "close", COUNTS, SCORE_BINS, EVALUATION)
+        ),
+    }
+)
 
 
 class SiteApp(ClientApp):  # type: ignore[misc]

@@ -9,9 +9,9 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.site import Site
+from clients.telling import reason, tell
 from dp_risk import wire
 
-LOG = logging.getLogger("dp_risk.site")
 Open = Callable[[Context], Site]
 
 
@@ -31,8 +31,8 @@ def gate(open_site: Open) -> Callable[[Message, Context, ClientAppCallable], Mes
             content = _checked(reply, message, open_site(context))
             return Message(content, reply_to=message)
         except Exception as error:
-            LOG.warning("refused %s: %s", message.metadata.message_type, error)
-            LOG.debug("refused", exc_info=True)
+            kind, why = message.metadata.message_type, reason(error)
+            tell(logging.WARNING, "refused", f"refused {kind}: {why}", message=kind, reason=why)
             return Message(wire.refusal_record(), reply_to=message)
 
     return mod

@@ -51,7 +51,7 @@ _APP = {"publisher", "components", "config"}
 
 @cache
 def official_bundle() -> bytes:
-    """Return the bundle of every run: the same bytes on every machine, so that sites can approve it.
+    """Return the bundle of every run: the same bytes on every machine, so sites can approve it.
 
     Its run configuration has one key, `job`: the whole run as JSON.
     """

@@ -1,0 +1,32 @@
+"""The site's own log: one line for people, the same as facts for machines, no value of a row."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from dp_risk.types import DpRiskError
+
+LOG = logging.getLogger("dp_risk.site")
+
+
+def tell(level: int, event: str, text: str, **facts: Any) -> None:
+    """Log one event.
+
+    Parameters
+    ----------
+    level : int
+        Of `logging`.
+    event : str
+        What happened, in one word.
+    text : str
+        The line.
+    facts : object
+        The same for machines, as JSON data.
+    """
+    LOG.log(level, "%s", text, extra={"facts": {"event": event, **facts}})
+
+
+def reason(error: Exception) -> str:
+    """Return what may be said of an error: a library's own text may hold what it stumbled over."""
+    return str(error) if isinstance(error, DpRiskError) else type(error).__name__
