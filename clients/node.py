@@ -104,18 +104,18 @@ class Ending:
     """What SIGTERM and SIGINT do: end at once, or after the answer that is being made.
 
     A second signal ends that too: what was charged stays charged, and is answered if it was
-    released.
+    released. `number` is the last signal, 0 before there was one.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self.number = 0
         self._busy = False
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, number: int, _: object) -> None:
         """Handle a signal."""
-        if self._asked or not self._busy:
+        again, self.number = self.number != 0, number
+        if again or not self._busy:
             raise Ended
-        self._asked = True
 
     @contextmanager
     def after(self) -> Iterator[None]:
@@ -125,7 +125,7 @@ class Ending:
             yield
         finally:
             self._busy = False
-            if self._asked:
+            if self.number:
                 raise Ended
 
 

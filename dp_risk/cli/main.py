@@ -21,8 +21,9 @@ from dp_risk.types import ConfigurationError, DpRiskError
 if TYPE_CHECKING:
     from dp_risk.cli.settings import Settings
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# Whatever the environment says: nobody is told what runs here.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 _INTERRUPTED = 130
 _EXAMPLES = """examples:

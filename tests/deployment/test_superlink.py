@@ -1,4 +1,7 @@
-"""The two apps leave the desk: a real SuperLink, two SuperNodes, and a bundle without code."""
+"""The two apps leave the desk: a real SuperLink, two sites, and a bundle without code.
+
+The sites are Flower's own SuperNodes, or `dp-risk site serve`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from dp_risk.cli.compose import settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.privacy.ledger import Entry, Ledger
 from server.job import Job
+from tests.deployment.joining import join
 from tests.deployment.processes import HOST, Processes, free_ports, processes
 
 BUNDLE = Path(__file__).parent / "bundle"
 SITES, ROUNDS, SECONDS = 2, 2, 180
 
-pytestmark = [pytest.mark.deployment, pytest.mark.smoke]
+pytestmark = pytest.mark.deployment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,8 @@ class Deployment:
         return list(self.ledger(site).entries())
 
 
-def start(running: Processes, sites: list[Path]) -> None:
-    """Start a SuperLink and one SuperNode a site, and tell `flwr` where the SuperLink is."""
+def start(running: Processes, sites: list[Path], kind: str) -> None:
+    """Start a SuperLink and the sites, and tell `flwr` where the SuperLink is."""
     link, *nodes = free_ports(1 + len(sites))
     running.start(
         "superlink", "flower-superlink", "--insecure", "--host", HOST, "--port", str(link),
@@ -51,7 +55,12 @@ def start(running: Processes, sites: list[Path]) -> None:
     running.start(
         "executor", "flower-superexec", "--insecure", "--runtime-api-address", f"{HOST}:{link}"
     )
+    if kind == "serve":
+        join(sites, link, running.folder / "federation")
     for site, port in zip(sites, nodes, strict=True):
+        if kind == "serve":
+            running.start(site.name, "dp-risk", "site", "serve", site, "--insecure")
+            continue
         running.start(
             site.name, "flower-supernode", "--insecure", "--superlink", f"{HOST}:{link}",
             "--host", HOST, "--port", str(port), "--node-config", f'site="{site}"',
@@ -60,8 +69,12 @@ def start(running: Processes, sites: list[Path]) -> None:
     (running.home("flwr") / "config.toml").write_text(connection)
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+@pytest.fixture(
+    scope="module", params=["supernode", pytest.param("serve", marks=pytest.mark.smoke)]
+)
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Deployment:
     root = tmp_path_factory.mktemp("deployment")
     asked = settings(
         [
@@ -91,7 +104,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     # A JSON string is a TOML string.
     overrides.write_text(f"job = {json.dumps(job.to_json())}\n")
     with processes(root / "processes", seconds=SECONDS) as running:
-        start(running, sites)
+        start(running, sites, request.param)
         running.start(
             "flwr", "flwr", "run", BUNDLE, "loopback", "--run-config", overrides, "--stream"
         )

@@ -89,6 +89,15 @@ def add_verbs(add: Add) -> None:
         "--close-open-run", action="store_true", help="end a run that is still open at the site"
     )
     verb.set_defaults(act=_tune)
+    verb = add(
+        "serve",
+        "take part in the federation until the process is ended",
+        "site serve mysite",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
+    verb.add_argument("--log-json", action="store_true", help="events as JSON lines")
+    verb.add_argument("--insecure", action="store_true", help="allow a federation without TLS")
+    verb.set_defaults(act=_serve)
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -122,3 +131,16 @@ def _tune(options: argparse.Namespace) -> None:
     names = ("epsilon", "delta", "candidates", "model", "out", "close_open_run")
     for line in run(options.folder, **{name: getattr(options, name) for name in names}):
         print(line)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from dp_risk.cli.site.serve import serve
+
+    code = serve(
+        options.folder,
+        insecure=options.insecure,
+        as_json=options.log_json,
+        verbose=options.verbose,
+    )
+    if code:
+        raise SystemExit(code)
