@@ -12,10 +12,10 @@ from flwr.clientapp import ClientApp
 
 from clients.gate import gate
 from clients.site import Site
+from clients.telling import tell
 from dp_risk import wire
 from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
 
-LOG = logging.getLogger("dp_risk.site")
 # What a server may ask; the only messages that are read at all.
 MESSAGE_TYPES = frozenset(
     {
@@ -36,7 +36,8 @@ class SiteApp(ClientApp):  # type: ignore[misc]
         try:
             return super().__call__(message, context)
         except Exception:
-            LOG.warning("refused %s: no handler", message.metadata.message_type)
+            kind = message.metadata.message_type
+            tell(logging.WARNING, "refused", f"refused {kind}: no handler", reason="no handler")
             return Message(wire.refusal_record(), reply_to=message)
 
 
