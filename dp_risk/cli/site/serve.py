@@ -53,16 +53,24 @@ def serve(folder: Path, *, insecure: bool, as_json: bool, verbose: bool) -> int:
         If something in the folder is missing or does not fit, or another process serves it.
     """
     ending = Ending()
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, ending)
-        _log(as_json=as_json, verbose=verbose)
-        with _alone(folder):
-            fleet = Fleet(server=_prepared(folder, insecure))
-            Node(site=folder, connect=fleet, ending=ending).serve()
-    except Ended:
-        tell(logging.INFO, "ended", "ended: charges are kept, the same command goes on")
+    with _lines(as_json=as_json, verbose=verbose):
+        try:
+            with _signals(ending), _alone(folder):
+                fleet = Fleet(server=_prepared(folder, insecure))
+                Node(site=folder, connect=fleet, ending=ending).serve()
+        except Ended:
+            tell(logging.INFO, "ended", "ended: charges are kept, the same command goes on")
     return _INTERRUPTED if ending.number == signal.SIGINT else 0
+
+
+@contextmanager
+def _signals(ending: Ending) -> Iterator[None]:
+    before = {number: signal.signal(number, ending) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _prepared(folder: Path, insecure: bool) -> Server:
@@ -163,10 +171,20 @@ class _Lines(logging.Formatter):
         return json.dumps(said)
 
 
-def _log(*, as_json: bool, verbose: bool) -> None:
+@contextmanager
+def _lines(*, as_json: bool, verbose: bool) -> Iterator[None]:
+    """Write the site's own log to standard output, and Flower's with `verbose` only."""
     warnings.filterwarnings("ignore")
+    flower = logging.getLogger("flwr")
+    before = (LOG.handlers, LOG.propagate, LOG.level, flower.level)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Lines(as_json=as_json))
     LOG.handlers, LOG.propagate = [handler], False
     LOG.setLevel(logging.INFO)
-    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    flower.setLevel(logging.INFO if verbose else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        LOG.handlers, LOG.propagate = before[0], before[1]
+        LOG.setLevel(before[2])
+        flower.setLevel(before[3])
