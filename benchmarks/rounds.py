@@ -192,7 +192,7 @@ def main() -> None:
     print(f"ratio: {ratio:.1f}")
     rest = statistics.median(whole - part for whole, part in zip(mine, work, strict=True))
     print(
-        f"of a round of ours the slowest site works {statistics.median(work):.2f} s (read, charge, "
+        f"of a round of ours the slowest site works {statistics.median(work):.2f} s (pull, charge, "
         f"compute, sign); {rest:.2f} s are polls of both sides, messages and the server's step"
     )
 

@@ -54,7 +54,7 @@ _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 _READ_SECONDS, _MESSAGE_SECONDS = 120.0, 600.0
 # A server takes a site for lost after two of these intervals: the shortest that Flower knows.
 _HEARTBEAT, _BEAT = 10.0, 4.0
-_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_UNAUTHORIZED, _FORBIDDEN, _ONLINE = 401, 403, 412
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Server:
     insecure : bool
         Without TLS.
     authority : bytes or None
-        PEM of the one authority that is believed; None without TLS.
+        PEM of the one authority that is believed; None believes those of the system.
     key : EllipticCurvePrivateKey
         The site's node key (P-384).
     """
@@ -116,8 +116,8 @@ class Fleet:
 
     @cached_property
     def _verify(self) -> ssl.SSLContext | bool:
-        if self.server.insecure or self.server.authority is None:
-            return False
+        if self.server.authority is None:
+            return True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=self.server.authority.decode("ascii"))
         return context
@@ -348,6 +348,11 @@ def _call(remote: Callable[[Any], Any], request: Any) -> Any:
             ) from None
         if status == _FORBIDDEN:
             raise Gone("the run is over") from None
+        if status == _ONLINE:
+            raise Lost(
+                "the server takes this site for connected: by another process with its key, or by "
+                f"one that died less than {2 * _HEARTBEAT:g} s ago"
+            ) from None
         raise Lost(f"the server says {status}") from None
     except httpx.HTTPError as error:
         raise Lost(f"{type(error).__name__}: {str(error)[:200]}") from None

@@ -27,7 +27,7 @@ from dp_risk.federation.bundle import check_bundle
 from dp_risk.types import FederationError, Refused
 
 # Seconds between two questions for work: often in a run, and ever rarer when nothing comes.
-_BUSY, _IDLE, _SLACKENING = 0.1, 1.0, 30.0
+_BUSY, _IDLE, _SLACKENING = 0.15, 1.0, 30.0
 # Seconds before the next attempt to connect, doubled up to the second.
 _FIRST_WAIT, _LONGEST_WAIT, _NOT_ADMITTED_WAIT = 0.5, 8.0, 15.0
 _ATTEMPTS = 5

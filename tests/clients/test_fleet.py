@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,6 +36,7 @@ from dp_risk.federation.bundle import official_bundle
 from dp_risk.types import Refused
 from tests.clients.test_bundle import OFFICIAL
 from tests.federation import weights
+from tests.federations.people import house
 
 NODE = 5
 KEY = ec.generate_private_key(ec.SECP384R1())
@@ -98,9 +101,9 @@ class Link:
         return message_pb2.ConfirmMessageReceivedResponse()
 
 
-@pytest.fixture
-def link() -> Iterator[tuple[Link, Fleet]]:
-    said = Link()
+@contextmanager
+def serving(said: Link, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve on loopback; the address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -132,13 +135,20 @@ def link() -> Iterator[tuple[Link, Fleet]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
         served.daemon_threads = True
+        if tls is not None:
+            served.socket = tls.wrap_socket(served.socket, server_side=True)
         threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        address = f"127.0.0.1:{served.server_address[1]}"
         try:
-            server = Server(address=address, insecure=True, authority=None, key=KEY)
-            yield said, Fleet(server=server)
+            yield f"127.0.0.1:{served.server_address[1]}"
         finally:
             served.shutdown()
+
+
+@pytest.fixture
+def link() -> Iterator[tuple[Link, Fleet]]:
+    said = Link()
+    with serving(said) as address:
+        yield said, Fleet(server=Server(address=address, insecure=True, authority=None, key=KEY))
 
 
 def message(arrays: Any = None) -> tuple[Message, dict[str, bytes]]:
@@ -290,9 +300,30 @@ def test_nobody_listens():
         pytest.fail("connected")
 
 
-def spoil(link: Link, name: str, content: bytes) -> None:
-    """Put other bytes in the place of an object, under their own id."""
-    link.objects[get_object_id(content)] = content
+def test_one_authority_is_believed_and_no_other(tmp_path):
+    now = datetime.datetime.now(datetime.UTC)
+    ours = house(tmp_path / "ours", hosts=("127.0.0.1",), now=now)
+    other = house(tmp_path / "other", hosts=("127.0.0.1",), now=now)
+    elsewhere = house(tmp_path / "elsewhere", hosts=("10.0.0.1",), now=now)
+    said = Link()
+    for server, believed, fine in (
+        (ours, ours.authority.read_bytes(), True),
+        (ours, other.authority.read_bytes(), False),
+        (ours, None, False),
+        (elsewhere, elsewhere.authority.read_bytes(), False),
+    ):
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(server.certificate, server.certificate_key)
+        with serving(said, tls) as address:
+            called = Server(address=address, insecure=False, authority=believed, key=KEY)
+            if fine:
+                with Fleet(server=called)() as connection:
+                    assert connection.receive() is None
+                said.asked.clear()
+            else:
+                with pytest.raises(Lost, match="certificate verify failed"), Fleet(server=called)():
+                    pytest.fail("connected")
+    assert not said.asked
 
 
 def test_an_object_with_another_digest_is_refused(link):

@@ -338,7 +338,7 @@ def test_polls_are_rare_when_nothing_comes(folder, monkeypatch):
 
     with pytest.raises(Ended):
         Node(site=folder, connect=Fake([]), pause=pause).serve()
-    assert waits[0] == 0.1
+    assert waits[0] == 0.15
     assert waits[-1] == 1.0
     assert sorted(waits) == waits
 
