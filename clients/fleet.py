@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import httpx
@@ -42,14 +41,14 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from clients.bounded import Bounded
 from clients.node import Ended, Errand, Gone, Link, Lost, NotAdmitted
 from dp_risk.federation.bundle import MAX_BYTES
 from dp_risk.types import Refused
 
 # A request is weights and a plan. Flower cuts arrays into chunks of 20 MB.
 MAX_MESSAGE_BYTES, MAX_OBJECT_BYTES, MAX_OBJECTS = 256 * 2**20, 32 * 2**20, 4096
-_SMALL = 2**20
-_LIMITS = {"PullObject": MAX_OBJECT_BYTES + 4096, "GetFab": MAX_BYTES + 64 * 1024}
+_LIMITS = {"PullObject": MAX_OBJECT_BYTES + 4096, "GetFab": MAX_BYTES + 64 * 1024, "": 2**20}
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 _READ_SECONDS, _MESSAGE_SECONDS = 120.0, 600.0
 # A server takes a site for lost after two of these intervals: the shortest that Flower knows.
@@ -97,11 +96,7 @@ class Fleet:
         Lost
             If it cannot be reached, or takes this site for connected.
         """
-        # A client of Flower's own would follow redirects and read without end.
-        with (
-            httpx.Client(verify=self._verify, timeout=_TIMEOUT) as http,
-            _calls(self.server, _Bounded(http)) as client,
-        ):
+        with _calls(self.server) as client:
             self._node = self._known(client) or self._activate(client)
             link = FleetLink(client=client, node=self._node)
             try:
@@ -113,14 +108,6 @@ class Fleet:
                     node = fleet_pb2.DeactivateNodeRequest(node_id=self._node)
                     link.call(client.DeactivateNode, node)
                 raise
-
-    @cached_property
-    def _verify(self) -> ssl.SSLContext | bool:
-        if self.server.authority is None:
-            return True
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=self.server.authority.decode("ascii"))
-        return context
 
     def _known(self, client: FleetHttpClient) -> int | None:
         """Return the id of the last connection, if the server still knows it."""
@@ -297,43 +284,28 @@ def _check_expanded(root: str, objects: dict[str, bytes]) -> None:
         raise Refused(f"a message that expands above {MAX_MESSAGE_BYTES} bytes")
 
 
-class _Bounded:
-    """The last interceptor: sends a request itself and reads no more than an honest answer."""
-
-    def __init__(self, http: httpx.Client) -> None:
-        self._http = http
-        self._version = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
-
-    def intercept(self, context: Any, call_next: Any) -> httpx.Response:  # noqa: ARG002
-        request = context.request
-        request.headers.update({**self._version, "accept-encoding": "identity"})
-        limit = _LIMITS.get(context.rpc_method.rsplit("/", 1)[-1], _SMALL)
-        deadline = time.monotonic() + _READ_SECONDS
-        response = self._http.send(request, stream=True)
-        try:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise Refused("an answer that is compressed")
-            body = bytearray()
-            for piece in response.iter_raw():
-                body += piece
-                if len(body) > limit:
-                    raise Refused(f"an answer above {limit} bytes")
-                if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("the answer takes too long")
-        finally:
-            response.close()
-        return httpx.Response(response.status_code, content=bytes(body), request=request)
-
-
 @contextmanager
-def _calls(server: Server, bounded: _Bounded) -> Iterator[FleetHttpClient]:
+def _calls(server: Server) -> Iterator[FleetHttpClient]:
     scheme = "http" if server.insecure else "https"
-    with FleetHttpClient(
-        f"{scheme}://{server.address}",
-        interceptors=[NodeAuthHttpInterceptor(server.key, server.key.public_key()), bounded],
-        timeout=_TIMEOUT,
-    ) as client:
-        yield client
+    version = RuntimeVersionMetadata.from_local_component("SuperNode")
+    with httpx.Client(verify=_verify(server), timeout=_TIMEOUT) as http:
+        bounded = Bounded(
+            http, headers=dict(version.as_metadata()), limits=_LIMITS, seconds=_READ_SECONDS
+        )
+        with FleetHttpClient(
+            f"{scheme}://{server.address}",
+            interceptors=[NodeAuthHttpInterceptor(server.key, server.key.public_key()), bounded],
+            timeout=_TIMEOUT,
+        ) as client:
+            yield client
+
+
+def _verify(server: Server) -> ssl.SSLContext | bool:
+    if server.authority is None:
+        return True
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=server.authority.decode("ascii"))
+    return context
 
 
 def _call(remote: Callable[[Any], Any], request: Any) -> Any:
