@@ -137,3 +137,16 @@ def test_the_reader_of_imports_sees(tmp_path, source, expected):
     path.parent.mkdir(parents=True)
     path.write_text(source)
     assert expected in imported(path, tmp_path)
+
+
+def test_flowers_inner_parts_have_one_file_at_a_site():
+    public = {"app", "clientapp"}
+    found = {
+        path.name
+        for path in SOURCES
+        for name in imported(path)
+        if name_of(path).startswith("clients.")
+        and name.split(".")[0] == "flwr"
+        and name.split(".")[1] not in public
+    }
+    assert found == {"fleet.py"}
