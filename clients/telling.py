@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import traceback
+from pathlib import Path
 from typing import Any
 
 from dp_risk.types import DpRiskError
@@ -29,4 +31,8 @@ def tell(level: int, event: str, text: str, **facts: Any) -> None:
 
 def reason(error: Exception) -> str:
     """Return what may be said of an error: a library's own text may hold what it stumbled over."""
-    return str(error) if isinstance(error, DpRiskError) else type(error).__name__
+    if isinstance(error, DpRiskError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at line {frame[0].lineno} of {Path(frame[0].filename).name}" if frame else ""
+    return f"{type(error).__name__}{where}"
