@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from clients import signing
 from clients.answers import compute
 from clients.noising import Alone, Asked, Noising, Together
 from clients.partition import partition
@@ -42,15 +43,8 @@ from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refus
 LOG = logging.getLogger("dp_risk.site")
 # The safe loader written in C where PyYAML has it: a site is opened for every message.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-POLICY, SITE, KEY, SIGNING, LEDGER, PLAN = (
-    "policy.yaml",
-    "site.yaml",
-    "split.key",
-    "site.key",
-    "ledger.sqlite",
-    "plan.json",
-)
-PUBLIC_KEY = "site.pub"
+POLICY, LEDGER = signing.POLICY, signing.LEDGER
+SITE, KEY, PLAN = "site.yaml", "split.key", "plan.json"
 RUNS = "runs"
 
 
@@ -101,8 +95,7 @@ class Site:
         (folder / SITE).write_text(yaml.safe_dump(about, sort_keys=False))
         with os.fdopen(os.open(folder / KEY, os.O_WRONLY | os.O_CREAT, 0o600), "w") as handle:
             handle.write(split_key.hex())
-        key = keys.load_or_create(folder / SIGNING)
-        (folder / PUBLIC_KEY).write_text(f"{policy.site}: {keys.public_hex(key)}\n")
+        signing.write_public(folder, keys.public_hex(signing.load(folder)))
 
     @classmethod
     def open(cls, folder: Path) -> Site:
@@ -149,6 +142,7 @@ class Site:
         return {
             "site": policy.site,
             "key": self.ledger.public_key,
+            "rekeys": [dataclasses.asdict(entry) for entry in self.ledger.rekeys()],
             "dataset": policy.dataset,
             "schema": self.shard.schema.digest,
             "unit": policy.unit,
@@ -378,7 +372,7 @@ def founders(folder: Path) -> tuple[Policy, Shard, Account, keys.Key]:
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{folder}: not a site: {error!r}") from None
-    key = keys.load_or_create(folder / SIGNING)
+    key = signing.load(folder)
     account = dataclasses.replace(policy.account, partition=partition(policy, shard, key))
     return policy, shard, account, key
 

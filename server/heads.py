@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dp_risk.privacy.entries import verify_head
+from dp_risk.privacy.entries import Entry, follow, verify_head
 from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,9 @@ class Head:
 
 class Heads:
     """Remembered heads by the site's public key.
+
+    A key that was rotated stays with the ledger's newest head: whoever brings back the old key with
+    an older ledger is seen as well.
 
     Parameters
     ----------
@@ -55,14 +58,21 @@ class Heads:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigurationError(f"{path}: no readable memory of heads: {error!r}") from None
 
-    def known(self, key: str) -> Head | None:
-        """Return the head that was seen last from the site with this key."""
-        return self._seen.get(key)
+    def known(self, statement: Mapping[str, Any]) -> Head | None:
+        """Return the head that was seen last under the statement's key, or one before it.
+
+        Raises
+        ------
+        VerificationError
+            If the statement's rotations of the key do not hold.
+        """
+        found = [self._seen[key] for key in _keys(statement) if key in self._seen]
+        return max(found, key=lambda head: head.entries, default=None)
 
     def check(self, statement: Mapping[str, Any]) -> None:
         """Compare a statement with what is remembered.
 
-        A statement made about entry `known(key).entries - 1` says which hash that entry has now.
+        A statement made about entry `known(statement).entries - 1` says which hash that entry has now.
 
         Raises
         ------
@@ -73,7 +83,7 @@ class Heads:
         site, key = statement["site"], str(statement["key"])
         if not verify_head(key, statement["ledger_head"], statement["ledger_signature"]):
             raise VerificationError(f"{site}: its ledger head is not signed by its key")
-        before = self.known(key)
+        before = self.known(statement)
         if before is None:
             return
         now = int(statement["ledger_entries"])
@@ -91,11 +101,12 @@ class Heads:
 
     def remember(self, statement: Mapping[str, Any]) -> None:
         """Take note of the head in a statement that was checked."""
-        self._seen[str(statement["key"])] = Head(
+        head = Head(
             site=str(statement["site"]),
             entries=int(statement["ledger_entries"]),
             head=str(statement["ledger_head"]),
         )
+        self._seen.update(dict.fromkeys(_keys(statement), head))
 
     def save(self) -> None:
         """Write the file, atomically."""
@@ -107,3 +118,17 @@ class Heads:
         content = {"schema_version": SCHEMA_VERSION, "heads": heads}
         temporary.write_text(json.dumps(content, indent=2) + "\n")
         os.replace(temporary, self._path)
+
+
+def _keys(statement: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that a statement's ledger was ever signed with, the newest last."""
+    key, rekeys = str(statement["key"]), statement["rekeys"]
+    if not rekeys:
+        return (key,)
+    try:
+        keys = follow(Entry(**entry) for entry in rekeys)
+    except VerificationError as error:
+        raise VerificationError(f"{statement['site']}: {error}") from None
+    if keys[-1] != key:
+        raise VerificationError(f"{statement['site']}: its key is not the one it rotated to")
+    return keys

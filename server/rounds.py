@@ -186,7 +186,7 @@ class Run:
         """Compare every ledger with the head that was last seen of it."""
         entries = {}
         for view in views:
-            before = self.heads.known(view.key)
+            before = self.heads.known(view.statement)
             if before is not None:
                 entries[view.site] = before.entries - 1
         again = self.sites.views(

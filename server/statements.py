@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from dp_risk.privacy.entries import Entry
 from dp_risk.types import Adjacency, Split, Trust, Unit
 
 _HEX = re.compile(r"[0-9a-f]+")
+_LONGEST_ENTRY, _SHORT = 20_000, ("time", "kind", "previous", "hash", "signature")
 _LONGEST, _MOST_UNITS, _MOST_ENTRIES, _MOST_TEXTS = 200, 10**12, 10**12, 10
 
 
@@ -86,6 +89,23 @@ def _amendments(value: Any) -> bool:
     )
 
 
+def _rekeys(value: Any) -> bool:
+    names = {field.name for field in dataclasses.fields(Entry)}
+    return (
+        isinstance(value, list)
+        and len(value) <= 1000
+        and all(
+            isinstance(one, dict)
+            and set(one) == names
+            and _whole(1, _MOST_ENTRIES)(one["sequence"])
+            and isinstance(one["text"], str)
+            and len(one["text"]) <= _LONGEST_ENTRY
+            and all(isinstance(one[name], str) and len(one[name]) <= 200 for name in _SHORT)
+            for one in value
+        )
+    )
+
+
 def _entry(value: Any) -> bool:
     if not isinstance(value, dict) or set(value) != {"sequence", "hash"}:
         return False
@@ -145,6 +165,7 @@ _FIELDS = {
     "lifetime_used": _number(0, 1e9),
     "accounts": _accounts,
     "amendments": _amendments,
+    "rekeys": _rekeys,
     "retired": _flag,
     "ledger_head": _hex(64),
     "ledger_signature": _hex(128),

@@ -18,7 +18,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import make_app
 from clients.policy import Policy
-from clients.site import SIGNING, Site
+from clients.signing import KEY as SIGNING
+from clients.site import Site
 from dp_risk import models, wire
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dp_risk.privacy.terms import Run
 
 SCHEMA_VERSION = 2
-POLICY, KEY, LEDGER = "policy.yaml", "site.key", "ledger.sqlite"
+POLICY, LEDGER = "policy.yaml", "ledger.sqlite"
 _SITE = "runs/sites/mine/site-00"
 Add = Callable[[str, str, str], argparse.ArgumentParser]
 
@@ -59,14 +59,15 @@ def _print_json(values: dict[str, Any]) -> None:
 
 
 def _key(site: Path) -> Key:
-    from dp_risk.privacy import keys
+    from clients import signing
 
-    return keys.load(site / KEY)
+    return signing.load(site)
 
 
 def _show(options: argparse.Namespace) -> None:
     from clients.policy import Policy
     from dp_risk.privacy.ledger import Ledger
+    from dp_risk.privacy.terms import amendment_of
 
     path = options.site / LEDGER
     ledger, note = Ledger.open(path), None
@@ -93,6 +94,7 @@ def _show(options: argparse.Namespace) -> None:
         "note": note,
         "accounts": {s: dataclasses.asdict(b) for s, b in state.balances.items()},
         "amendments": [dataclasses.asdict(a) for a in ledger.amendments()],
+        "rekeys": [dataclasses.asdict(amendment_of(e)) for e in ledger.rekeys()],
         "runs": runs,
         "head": state.head,
         "signature": state.signature,
@@ -126,7 +128,7 @@ def _show(options: argparse.Namespace) -> None:
         )
     if note:
         print(note)
-    for amendment in ledger.amendments():
+    for amendment in (*ledger.amendments(), *map(amendment_of, ledger.rekeys())):
         print(_said(amendment))
     for run in runs:
         _print_run(run)
@@ -202,7 +204,9 @@ def _print_run(run: dict[str, Any]) -> None:
 
 def _said(amendment: Amendment) -> str:
     what = "retired"
-    if amendment.kind == "raise":
+    if amendment.kind == "rekey":
+        what = "key rotated"
+    elif amendment.kind == "raise":
         what = f"lifetime epsilon raised to {amendment.lifetime_epsilon:g}"
     return f"{what} by {amendment.by}, {amendment.time[:19]}: {amendment.reason}"
 
@@ -244,13 +248,21 @@ def _words(verified: Verified, keys: Path | None, *, of_file: bool) -> tuple[lis
             f"{verified.entries} entries hold; head {verified.head}; the first "
             f"{verified.unsigned} are of version 1 and signed only as one, by the migration"
         )
+    if verified.earlier:
+        count = len(verified.earlier)
+        checked.append(f"the key was rotated {count} times, each time signed by old and new")
     if verified.backwards:
         numbers = ", ".join(map(str, verified.backwards[:10]))
         checked.append(f"the clock went back at entry {numbers}; nothing depends on time")
     if keys is None:
         unchecked.append(f"who signed: no keys given (--keys FILE); the key says {verified.key}")
-    elif not trusted(keys, verified.key):
+    elif not any(trusted(keys, key) for key in (*verified.earlier, verified.key)):
         raise VerificationError(f"the ledger is signed by a key that is not in {keys}")
+    elif not trusted(keys, verified.key):
+        checked.append(
+            f"signed by a key that you trust, which signed for the one in force, {verified.key}: "
+            f"put that one into {keys}"
+        )
     else:
         checked.append("signed by a key that you trust")
     if verified.sealed:

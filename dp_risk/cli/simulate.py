@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from clients import signing
 from clients.policy import Policy
-from clients.site import POLICY, SIGNING, Site
+from clients.signing import POLICY
+from clients.site import Site
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.sizes import split_key, training_units
 from dp_risk.data.coding import Coding
@@ -170,7 +172,7 @@ def _roster(settings: Settings, parent: Path) -> dict[str, str]:
     for number in range(settings.federation.sites):
         name = f"site-{number:0{width}d}"
         (parent / name).mkdir()
-        roster[name] = keys.public_hex(keys.load_or_create(parent / name / SIGNING))
+        roster[name] = keys.public_hex(signing.load(parent / name))
     return roster
 
 

@@ -123,7 +123,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Amendment:
-    """A budget that was raised, or a ledger that was retired: who, why, when.
+    """A budget that was raised, a ledger retired or a key rotated: who, why, when.
 
     `lifetime_epsilon` is the budget from then on.
     """

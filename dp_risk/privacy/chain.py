@@ -18,11 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from dp_risk.privacy import keys
-from dp_risk.privacy.entries import CONTEXT, Entry, damaged, entry_hash, raw, whole
+from dp_risk.privacy.entries import (
+    CONTEXT,
+    REKEY,
+    Entry,
+    damaged,
+    entry_hash,
+    raw,
+    sign_consent,
+    whole,
+)
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 LOG = logging.getLogger("dp_risk.ledger")
 SCHEMA_VERSION = 2
+# A file whose site rotated its key: programs that know no such entry refuse it by its version.
+ROTATED_VERSION = 3
 _CHUNK = 500
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -111,10 +122,10 @@ class Chain:
                 raise ConfigurationError(
                     f"{path}: a ledger of version 1: run `dp-risk ledger migrate SITE` once"
                 )
-            if version != SCHEMA_VERSION:
+            if version not in (SCHEMA_VERSION, ROTATED_VERSION):
                 raise ConfigurationError(
                     f"{path}: ledger version {version} is newer than this program understands "
-                    f"({SCHEMA_VERSION})"
+                    f"({ROTATED_VERSION})"
                 )
         except BaseException:
             chain.close()
@@ -209,14 +220,40 @@ class Chain:
         ------
         ConfigurationError
             If the entry in front of it is not one that this key signed.
+        Refused
+            If another key is in force by now.
         """
+        last = self._signed(kind)
+        return self._insert(last.sequence + 1, kind, body, last.hash, last.time)
+
+    def rekey(self, new: keys.Key, body: Mapping[str, Any]) -> None:
+        """Add the entry with which another key follows this one, inside a transaction.
+
+        Raises
+        ------
+        ConfigurationError, Refused
+            As in `append`.
+        """
+        last = self._signed(REKEY)
+        said = {**body, "was": self.public_key, "key": keys.public_hex(new)}
+        assert self._key is not None
+        said["consent"] = sign_consent(self._key, last.hash, said)
+        self.change("UPDATE meta SET value = ? WHERE key = 'schema_version'", str(ROTATED_VERSION))
+        Chain(self.path, self.connection, new)._insert(
+            last.sequence + 1, REKEY, said, last.hash, last.time
+        )
+
+    def _signed(self, kind: str) -> Entry:
         last = self.last()
         unsigned = last.signature is None and kind == "migrate"
         if not unsigned and not keys.verify(
             self.public_key, CONTEXT, last.hash.encode(), str(last.signature)
         ):
+            rekey = self.latest(REKEY)
+            if rekey is not None and rekey.body["was"] == self.public_key:
+                raise Refused(f"{self.path}: the site's key was rotated meanwhile")
             raise damaged(last.sequence)
-        return self._insert(last.sequence + 1, kind, body, last.hash, last.time)
+        return last
 
     def _insert(
         self, sequence: int, kind: str, body: Mapping[str, Any], previous: str, after: str = ""

@@ -15,6 +15,8 @@ from dp_risk.privacy.release import canonical
 from dp_risk.types import ConfigurationError, VerificationError
 
 CONTEXT = "dp-risk ledger"
+REKEY = "rekey"
+_CONSENT = "dp-risk rekey"
 # What a changed byte can make of reading a ledger.
 GARBLED = (
     ConfigurationError, sqlite3.Error, ValueError, TypeError, KeyError, AttributeError,
@@ -68,7 +70,9 @@ class Verified:
     entries, head : int, str
         Number of entries and the hash of the last.
     key : str
-        Public key of all signatures, in hexadecimal.
+        Public key in force at the end, in hexadecimal.
+    earlier : tuple of str
+        Keys that were in force before it, oldest first; each signed for the next.
     unsigned : int
         Entries of version 1 at the start, signed only through the migration that follows them.
     backwards : tuple of int
@@ -80,6 +84,7 @@ class Verified:
     entries: int
     head: str
     key: str
+    earlier: tuple[str, ...]
     unsigned: int
     backwards: tuple[int, ...]
     sealed: bool
@@ -94,7 +99,7 @@ def check(entries: Iterable[Entry]) -> Verified:
         Naming the first entry that does not hold.
     """
     last: Entry | None = None
-    key, unsigned, backwards = "", 0, []
+    key, earlier, unsigned, backwards = "", [], 0, []
     for entry in _linked(entries):
         try:
             if entry.kind in ("open", "migrate") and "key" in entry.body:
@@ -105,6 +110,9 @@ def check(entries: Iterable[Entry]) -> Verified:
             founded = True
         if founded:
             raise _broken(entry.sequence)
+        if entry.kind == REKEY:
+            earlier.append(key)
+            key = successor(entry, key)
         if not key and entry.signature is None:
             unsigned += 1
         elif not keys.verify(key, CONTEXT, entry.hash.encode(), str(entry.signature)):
@@ -117,8 +125,8 @@ def check(entries: Iterable[Entry]) -> Verified:
     if last is None or not key:
         raise VerificationError("the ledger does not hold: no entry names the site's key")
     return Verified(
-        entries=last.sequence + 1, head=last.hash, key=key, unsigned=unsigned,
-        backwards=tuple(backwards), sealed=False,
+        entries=last.sequence + 1, head=last.hash, key=key, earlier=tuple(earlier),
+        unsigned=unsigned, backwards=tuple(backwards), sealed=False,
     )  # fmt: skip
 
 
@@ -151,6 +159,76 @@ def _linked(entries: Iterable[Entry]) -> Iterator[Entry]:
             raise _broken(count)
         yield entry
         last = entry
+
+
+def _consent_bytes(previous: str, body: Mapping[str, Any]) -> bytes:
+    """Return what the key in force signs when another one is to follow it.
+
+    Parameters
+    ----------
+    previous : str
+        Hash of the entry in front: the consent is to this place of this chain.
+    body : mapping
+        Of the "rekey" entry; its own signature is left out.
+    """
+    said = {name: value for name, value in body.items() if name != "consent"}
+    return canonical({"previous": previous, "body": said})
+
+
+def sign_consent(key: keys.Key, previous: str, body: Mapping[str, Any]) -> str:
+    """Sign for the key that follows this one."""
+    return keys.sign(key, _CONSENT, _consent_bytes(previous, body))
+
+
+def successor(entry: Entry, key: str) -> str:
+    """Return the key that follows the one in force.
+
+    A "rekey" entry holds the signature of the old key, and is signed with the new one like every
+    entry after it: so its maker had both.
+
+    Raises
+    ------
+    VerificationError
+        If the key in force did not sign for it, or the new key did not sign it.
+    """
+    try:
+        body = entry.body
+        found, signed = str(body["key"]), str(body["consent"])
+        good = body["was"] == key != found
+        good = good and keys.verify(key, _CONSENT, _consent_bytes(entry.previous, body), signed)
+    except GARBLED:
+        good = False
+    if not good:
+        raise VerificationError(
+            f"ledger entry {entry.sequence} does not hold: the key in force did not sign for "
+            "another one"
+        )
+    if not keys.verify(found, CONTEXT, entry.hash.encode(), str(entry.signature)):
+        raise VerificationError(
+            f"ledger entry {entry.sequence} does not hold: the new key did not sign it"
+        )
+    return found
+
+
+def follow(rekeys: Iterable[Entry]) -> tuple[str, ...]:
+    """Check the rotations of a site's key, without the entries between; return keys, oldest first.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first that does not hold.
+    """
+    found: list[str] = []
+    for entry in rekeys:
+        try:
+            good = entry.kind == REKEY and entry.holds
+            found = found or [str(entry.body["was"])]
+        except GARBLED:
+            good = False
+        if not good:
+            raise _broken(entry.sequence)
+        found.append(successor(entry, found[-1]))
+    return tuple(found)
 
 
 def verify_head(public: str, head: str, signature: str) -> bool:

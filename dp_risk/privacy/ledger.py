@@ -22,11 +22,19 @@ from dp_risk.privacy.account import Account, Amendment, State
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import Chain
-from dp_risk.privacy.entries import GARBLED, Entry, Verified, check
+from dp_risk.privacy.entries import GARBLED, REKEY, Entry, Verified, check
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest
 from dp_risk.privacy.replay import Replay
-from dp_risk.privacy.terms import Run, Terms, amendment_of, balance, lines_of, read_terms
+from dp_risk.privacy.terms import (
+    Run,
+    Terms,
+    amendment_of,
+    balance,
+    in_force,
+    lines_of,
+    read_terms,
+)
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 # What SQLite, a log and a person all read in the same way.
@@ -92,11 +100,14 @@ class Ledger:
 
         chain = Chain.open(path, key=key, opening=None if account is None else opening)
         try:
-            ledger = cls(chain, read_terms(chain), math.inf)
+            ledger = cls(chain, in_force(chain), math.inf)
             if key is not None and chain.public_key != ledger.public_key:
-                raise Refused(f"{path}: the ledger belongs to another site key")
+                raise Refused(
+                    f"{path}: the ledger belongs to another site key: {ledger.public_key[:16]} is "
+                    f"in force, the key given is {chain.public_key[:16]}; restore site.key"
+                )
             if account is not None or key is not None:
-                seal.fit(chain, ledger.public_key)
+                seal.fit(chain)
             if account is not None:
                 ledger._fit(account)
             # Before anything is charged: a ledger that vanishes from now on was there.
@@ -137,7 +148,7 @@ class Ledger:
 
     @property
     def public_key(self) -> str:
-        """The site's public key, in hexadecimal."""
+        """The site's public key that is in force, in hexadecimal."""
         return self._terms.key
 
     def _allowed(self) -> float:
@@ -455,6 +466,54 @@ class Ledger:
         seal.write(self._chain)
         return amendment
 
+    def rekey(
+        self, new: keys.Key, *, partition: Mapping[str, str], by: str, reason: str
+    ) -> Amendment:
+        """Let another key follow the site's; from here on this ledger is open with it.
+
+        The old key signs for the new one, so whoever lost it cannot rotate. Put the new key where
+        it will last before this is called.
+
+        Parameters
+        ----------
+        new : Key
+            A key that was never in force.
+        partition : mapping of str to str
+            The parts of the account's partition, digested under the new key.
+        by, reason : str
+            Who decides, and why.
+
+        Raises
+        ------
+        Refused
+            If a run is open, whose plan names the old key; or the ledger is retired.
+        ConfigurationError
+            If the key or the partition is impossible, or a person or a reason is missing.
+        """
+        with self._chain.transaction():
+            self._not_retired()
+            if self._open_reservation() is not None:
+                raise Refused("a run is open, whose plan names the key that is in force: close it")
+            earlier = {read_terms(self._chain).key, *(e.body["key"] for e in self.rekeys())}
+            if keys.public_hex(new) in earlier:
+                raise ConfigurationError("the key was in force before: make a new one")
+            if set(partition) != set(self._terms.account.partition):
+                raise ConfigurationError("a new key digests the same parts as the old one")
+            body = {"lifetime_epsilon": self._allowed(), "by": by, "reason": reason}
+            totals = self._terms.totals(self._chain.last())
+            self._chain.rekey(new, {**body, "partition": dict(partition), "filter": totals})
+            entry = self._chain.last()
+            amendment = amendment_of(entry)
+        self._chain = Chain(self._chain.path, self._chain.connection, new)
+        self._answers = Answers(self._chain)
+        self._terms = in_force(self._chain)
+        seal.write(self._chain)
+        return amendment
+
+    def rekeys(self) -> tuple[Entry, ...]:
+        """Return every entry that named another key: they prove whose ledger this still is."""
+        return tuple(self._chain.of(REKEY))
+
     def _amend(self, kind: str, body: Mapping[str, Any]) -> Amendment:
         totals = self._terms.totals(self._chain.last())
         return amendment_of(self._chain.append(kind, {**body, "filter": totals}))
@@ -509,7 +568,7 @@ class Ledger:
             Naming the first entry that does not hold.
         """
         verified = check(self.entries())
-        Replay(self._terms).run(self.entries())
+        Replay(read_terms(self._chain)).run(self.entries())
         return verified
 
     def verify(self) -> Verified:
@@ -528,7 +587,7 @@ class Ledger:
                 open_run = reservation.body["run"] if reservation else None
                 self._answers.check(self.entries(), open_run)
                 self._chain.check_file()
-            sealed = seal.check(self._chain, verified)
+            sealed = seal.check(self._chain)
         except GARBLED as error:
             raise VerificationError(f"{path}: the ledger does not hold: {error}") from None
         return dataclasses.replace(verified, sealed=sealed)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 from dp_risk.privacy.accounting import Filter
-from dp_risk.privacy.entries import GARBLED, Entry
+from dp_risk.privacy.entries import GARBLED, REKEY, Entry
 from dp_risk.privacy.plan import MAX_RUNS, Purpose
-from dp_risk.privacy.terms import Terms
+from dp_risk.privacy.terms import Terms, rekeyed
 from dp_risk.types import VerificationError
 
 # Totals are sums of floating point numbers; another library may round the last digits otherwise.
@@ -35,10 +35,13 @@ class Replay:
         The budget in force after the last entry.
     retired : bool
         Whether the ledger is retired.
+    terms : Terms
+        With the key, and the partition under it, that are in force after the last entry.
     """
 
     def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+        self._terms = self.terms = terms
+        self._keys = {terms.key}
         self.lifetime_epsilon = terms.account.lifetime_epsilon
         self.retired = False
         self._totals = dict.fromkeys(terms.account.splits, 0.0)
@@ -62,7 +65,7 @@ class Replay:
         steps = {
             "open": self._opened, "migrate": self._migrated, "reserve": self._reserved,
             "charge": self._charged, "release": self._released, "close": self._closed,
-            "raise": self._raised, "retire": self._retire,
+            "raise": self._raised, "retire": self._retire, REKEY: self._rekeyed,
         }  # fmt: skip
         for entry in entries:
             try:
@@ -183,6 +186,18 @@ class Replay:
         if was != self.lifetime_epsilon or not was < now < math.inf:
             raise _Wrong("a raise goes up from the budget in force")
         self.lifetime_epsilon = now
+
+    def _rekeyed(self, entry: Entry) -> None:
+        terms = rekeyed(self._terms, entry)
+        if self._open is not None or entry.body["lifetime_epsilon"] != self.lifetime_epsilon:
+            raise _Wrong("a run is open, or the budget is another one")
+        if entry.body["was"] != self.terms.key or terms.key in self._keys:
+            raise _Wrong("it follows another key, or the new one was in force before")
+        # What they digest cannot be compared: the key of the digests is another one.
+        if set(terms.account.partition) != set(self._terms.account.partition):
+            raise _Wrong("it says other parts of who is a unit")
+        self.terms = terms
+        self._keys.add(terms.key)
 
     def _retire(self, entry: Entry) -> None:
         if self._open is not None or entry.body["lifetime_epsilon"] != self.lifetime_epsilon:

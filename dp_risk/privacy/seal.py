@@ -16,8 +16,9 @@ from typing import Any
 
 from dp_risk.privacy import keys
 from dp_risk.privacy.chain import LOG, Chain
-from dp_risk.privacy.entries import GARBLED, Verified
+from dp_risk.privacy.entries import GARBLED
 from dp_risk.privacy.release import canonical
+from dp_risk.privacy.terms import in_force
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 
 CONTEXT = "dp-risk seal"
@@ -67,7 +68,7 @@ def write(chain: Chain) -> None:
         chain.change("PRAGMA busy_timeout=30000")
 
 
-def fit(chain: Chain, public: str) -> None:
+def fit(chain: Chain) -> None:
     """Compare a chain with its seal, without reading the file: one entry is looked up.
 
     Raises
@@ -76,12 +77,12 @@ def fit(chain: Chain, public: str) -> None:
         If the seal does not hold, or was written over a chain that went further, or another one.
     """
     try:
-        _sealed(chain, public)
+        _sealed(chain)
     except VerificationError as error:
         raise Refused(f"{error}; restore the newest ledger") from None
 
 
-def check(chain: Chain, verified: Verified) -> bool:
+def check(chain: Chain) -> bool:
     """Whether a seal covers the file as it is; without one for the newest entry, False.
 
     Raises
@@ -89,7 +90,7 @@ def check(chain: Chain, verified: Verified) -> bool:
     VerificationError
         If the seal is damaged, or the file is not what was sealed.
     """
-    said = _sealed(chain, verified.key)
+    said = _sealed(chain)
     if said is None or said["entries"] < chain.last().sequence + 1:
         return False
     if _digest(chain.path) != said["sha256"]:
@@ -97,7 +98,7 @@ def check(chain: Chain, verified: Verified) -> bool:
     return True
 
 
-def _sealed(chain: Chain, public: str) -> dict[str, Any] | None:
+def _sealed(chain: Chain) -> dict[str, Any] | None:
     """Return what the seal of a chain says that is a part of it; None where there is no seal."""
     seal = place(chain.path)
     try:
@@ -105,8 +106,10 @@ def _sealed(chain: Chain, public: str) -> dict[str, Any] | None:
         signed = json.loads(whole)
         said = {name: signed[name] for name in ("entries", "head", "sha256")}
         good = whole == canonical({**said, "signature": signed["signature"]}) + b"\n"
-        good = good and keys.verify(public, CONTEXT, canonical(said), str(signed["signature"]))
         entries = int(said["entries"])
+        # A later key did not sign it.
+        public = in_force(chain, entries).key
+        good = good and keys.verify(public, CONTEXT, canonical(said), str(signed["signature"]))
     except FileNotFoundError:
         return None
     except (OSError, *GARBLED):

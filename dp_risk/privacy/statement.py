@@ -70,11 +70,11 @@ def verify(path: Path) -> Verified:
         )  # fmt: skip
         good = good and (body["head"], body["public_key"]) == (verified.head, verified.key)
         terms = Terms.read(founding.body)
-        good = good and terms.key == verified.key
+        good = good and terms.key == (*verified.earlier, verified.key)[0]
         good = good and keys.verify(
             verified.key, CONTEXT, canonical(body), str(signed["signature"])
         )
-        good = good and _agrees(body, terms, Replay(terms).run(entries))
+        good = good and _agrees(body, Replay(terms).run(entries))
     except (RecursionError, *GARBLED):
         good = False
     if not good:
@@ -82,7 +82,8 @@ def verify(path: Path) -> Verified:
     return verified
 
 
-def _agrees(body: dict[str, Any], terms: Terms, replay: Replay) -> bool:
+def _agrees(body: dict[str, Any], replay: Replay) -> bool:
+    terms = replay.terms
     # A stricter policy may have been in force when it was written.
     lower = min(replay.lifetime_epsilon, float(body["account"]["lifetime_epsilon"]))
     account = {**dataclasses.asdict(terms.account), "order": terms.order, "lifetime_epsilon": lower}

@@ -10,7 +10,7 @@ from typing import Any
 from dp_risk.privacy.account import Account, Amendment, Balance
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.chain import Chain
-from dp_risk.privacy.entries import GARBLED, Entry
+from dp_risk.privacy.entries import GARBLED, REKEY, Entry
 from dp_risk.privacy.events import decode
 from dp_risk.privacy.plan import Purpose
 from dp_risk.types import ConfigurationError
@@ -116,6 +116,39 @@ def read_terms(chain: Chain) -> Terms:
         ) from None
 
 
+def in_force(chain: Chain, entries: int | None = None) -> Terms:
+    """Return the terms of a chain with the key, and the partition under it, that are in force.
+
+    Parameters
+    ----------
+    chain : Chain
+        The chain.
+    entries : int, optional
+        When it had so many entries; None is now.
+
+    Raises
+    ------
+    ConfigurationError
+        If the entry that states them is damaged.
+    """
+    terms = read_terms(chain)
+    rekeys = [e for e in chain.of(REKEY) if entries is None or e.sequence < entries]
+    if not rekeys:
+        return terms
+    try:
+        return rekeyed(terms, rekeys[-1])
+    except GARBLED:
+        raise ConfigurationError(
+            f"{chain.path}: the ledger cannot be used: entry {rekeys[-1].sequence} is damaged"
+        ) from None
+
+
+def rekeyed(terms: Terms, entry: Entry) -> Terms:
+    """Return terms under the key that a "rekey" entry names."""
+    account = dataclasses.replace(terms.account, partition=dict(entry.body["partition"]))
+    return dataclasses.replace(terms, key=str(entry.body["key"]), account=account)
+
+
 def lines_of(schedule: tuple[Purpose, ...]) -> list[dict[str, Any]]:
     """Encode a schedule for a "reserve" entry."""
     return [
@@ -141,7 +174,7 @@ def balance(filter: Filter, spent: float) -> Balance:
 
 
 def amendment_of(entry: Entry) -> Amendment:
-    """Decode a "raise" or "retire" entry."""
+    """Decode a "raise", "retire" or "rekey" entry."""
     body = entry.body
     return Amendment(
         sequence=entry.sequence,

@@ -413,7 +413,7 @@ def test_names_are_what_sqlite_reads_as_they_are(ledger, name):
 
 
 def test_a_newer_ledger_is_refused(ledger, path):
-    ledger._chain.connection.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
+    ledger._chain.connection.execute("UPDATE meta SET value = '4' WHERE key = 'schema_version'")
     for account in (None, ACCOUNT):
         with pytest.raises(ConfigurationError, match="newer"):
             Ledger.open(path, account)

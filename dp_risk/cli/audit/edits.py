@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.site import LEDGER, SIGNING
+from clients.signing import KEY, LEDGER
 from dp_risk.privacy import keys
 from dp_risk.privacy.entries import CONTEXT, entry_hash
 from dp_risk.privacy.release import canonical
@@ -47,7 +47,7 @@ class Edit:
         rows = [dict(zip(_COLUMNS, row, strict=True)) for row in found]
         self.change(rows)
         if self.hashed:
-            self._hash(rows, keys.load(site / SIGNING))
+            self._hash(rows, keys.load(site / KEY))
         connection.execute("DELETE FROM entry")
         connection.executemany(
             "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clients.policy import Policy
-from clients.site import PUBLIC_KEY, Site
+from clients.signing import PUBLIC_KEY
+from clients.site import Site
 from dp_risk.cli.site.letter import letter
 from dp_risk.data.schema import Schema
 from dp_risk.data.source import column_names
