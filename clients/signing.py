@@ -8,6 +8,8 @@ process began. No two rotations share a file, so that none can undo another.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clients.policy import Policy
@@ -37,29 +39,32 @@ def load(folder: Path) -> keys.Key:
                 "nothing is released without it"
             )
         return keys.load_or_create(path)
-    if ledger.exists() and any(_waiting(folder)):
-        opened = Ledger.open(ledger)
-        try:
-            _replace(folder, opened.public_key)
-        finally:
-            opened.close_file()
+    if ledger.exists() and any(folder.glob(f"{KEY}.*")):
+        _replace(folder, _in_force(folder))
     return keys.load(path)
 
 
-def begin(folder: Path) -> keys.Key:
-    """Make the key that will follow, and put it on disk beside the one in force."""
+@contextmanager
+def successor(folder: Path) -> Iterator[keys.Key]:
+    """Make the key that will follow, on disk; afterwards it takes its place if the ledger names it.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file cannot be written.
+    """
     new = keys.Key.generate()
-    path = _next(folder, keys.public_hex(new))
+    public = keys.public_hex(new)
+    path = _next(folder, public)
     keys.write_once(path, new.private_bytes_raw().hex() + "\n")
     sync(folder)
-    return new
-
-
-def finish(folder: Path, public: str) -> None:
-    """Put the key that the ledger names now in the old one's place, and drop what was given up."""
-    _replace(folder, public)
-    for path in _waiting(folder):
-        path.unlink(missing_ok=True)
+    try:
+        yield new
+    finally:
+        if _in_force(folder) == public:
+            _replace(folder, public)
+        else:
+            path.unlink()
 
 
 def write_public(folder: Path, public: str) -> None:
@@ -95,5 +100,9 @@ def _next(folder: Path, public: str) -> Path:
     return folder / f"{KEY}.{public[:16]}"
 
 
-def _waiting(folder: Path) -> list[Path]:
-    return [p for p in folder.glob(f"{KEY}.*") if len(p.name) == len(KEY) + 17]
+def _in_force(folder: Path) -> str:
+    ledger = Ledger.open(folder / LEDGER)
+    try:
+        return ledger.public_key
+    finally:
+        ledger.close_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from flwr.app import Context, Message, RecordDict
 
 import clients.site
 from clients.app import make_app
+from clients.rotation import rotate
 from clients.site import Site
 from dp_risk import wire
 from dp_risk.types import ConfigurationError, FederationError, Refused, VerificationError
@@ -188,6 +190,69 @@ def test_a_ledger_restored_from_an_older_copy_is_noticed(tmp_path: Path, sites: 
         execute(grid(folders), replace(job(tmp_path, memory=None), run=f"run-{number}"))
     with pytest.raises(VerificationError, match="went another way"):
         execute(grid(folders), third)
+
+
+def rotated(folder: Path) -> None:
+    opened = Site.open(folder)
+    rotate(opened, by="A. Person", reason="once a year")
+    opened.ledger.close_file()
+
+
+def test_a_rotated_key_does_not_forget_the_head(tmp_path: Path, sites: Sites) -> None:
+    folders, memory, backup = sites(2), tmp_path / "heads.json", tmp_path / "backup"
+
+    def go(number: int) -> None:
+        execute(grid(folders), replace(job(tmp_path, memory=memory), run=f"run-{number}"))
+
+    def restore() -> None:
+        shutil.rmtree(folders[1])
+        shutil.copytree(backup, folders[1])
+
+    go(1)
+    shutil.copytree(folders[1], backup)
+    go(2)
+    rotated(folders[1])
+    # The memory follows a rotation that it has not seen, and keeps what was under the old key.
+    go(3)
+    go(4)
+    older = r"site-01: .*an older copy was restored"
+    restore()
+    with pytest.raises(VerificationError, match=older):
+        go(5)
+    # Nor does another rotation of the older copy help.
+    rotated(folders[1])
+    with pytest.raises(VerificationError, match=older):
+        go(5)
+
+
+def test_rotations_that_do_not_hold_are_no_way_to_be_forgotten(
+    tmp_path: Path, sites: Sites
+) -> None:
+    folders, memory, app = sites(2), tmp_path / "heads.json", make_app()
+    rotated(folders[1])
+
+    def lying(change: Callable[[dict[str, Any]], None]) -> Any:
+        def answer(message: Message, context: Context) -> Message:
+            reply = app(message, context)
+            said = wire.read_statement(reply.content)
+            for entry in said["rekeys"]:
+                change(entry)
+            reply.content = wire.statement_record(said)
+            return reply
+
+        return answer
+
+    def named(run: str) -> Job:
+        return replace(job(tmp_path, memory=memory), run=run)
+
+    def consent_of_nobody(entry: dict[str, Any]) -> None:
+        body = json.loads(entry["text"])
+        entry["text"] = json.dumps({**body, "consent": "0" * 128})
+
+    for change in (consent_of_nobody, lambda entry: entry.update(kind="raise")):
+        with pytest.raises(VerificationError, match="site-01: ledger entry 1 does not hold"):
+            execute(grid(folders, lying(change)), named("run-1"))
+    execute(grid(folders), named("run-1"))
 
 
 def test_a_head_that_the_sites_key_did_not_sign_is_noticed(tmp_path: Path, sites: Sites) -> None:

@@ -27,6 +27,10 @@ def test_an_honest_statement_passes_unchanged(honest: dict[str, Any]) -> None:
     assert checked(honest) == honest
 
 
+REKEY = {
+    "sequence": 1, "time": "t", "kind": "rekey", "text": "{}", "previous": "", "hash": "",
+    "signature": "",
+}  # fmt: skip
 WRONG: dict[str, list[Any]] = {
     "site": [None, 7, "", "x" * 300, "a\nb"],
     "key": [None, "aa", "A" * 64, 3],
@@ -39,6 +43,7 @@ WRONG: dict[str, list[Any]] = {
     "lifetime_used": [None, "all"],
     "accounts": [None, {"people": {}}, {"train": {}}, {"train": {"spent_epsilon": 1}}],
     "amendments": [None, "x", [3], [{"kind": "raise"}]],
+    "rekeys": [None, "x", [3], [{"kind": "rekey"}], [{**REKEY, "text": 3}], [REKEY] * 1001],
     "retired": [None, 0],
     "ledger_head": [None, "0" * 63, 4],
     "ledger_signature": [None, ""],
