@@ -43,7 +43,8 @@ from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refus
 LOG = logging.getLogger("dp_risk.site")
 # The safe loader written in C where PyYAML has it: a site is opened for every message.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-POLICY, LEDGER = signing.POLICY, signing.LEDGER
+POLICY, LEDGER, SIGNING = signing.POLICY, signing.LEDGER, signing.KEY
+PUBLIC_KEY = signing.PUBLIC_KEY
 SITE, KEY, PLAN = "site.yaml", "split.key", "plan.json"
 RUNS = "runs"
 

@@ -72,7 +72,7 @@ class Heads:
     def check(self, statement: Mapping[str, Any]) -> None:
         """Compare a statement with what is remembered.
 
-        A statement made about entry `known(statement).entries - 1` says which hash that entry has now.
+        A statement made about the last entry of `known(statement)` says which hash it has now.
 
         Raises
         ------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,12 @@ from dp_risk.federation import certificates, checks, files, node_keys
 from dp_risk.federation.agreement import Agreement
 from dp_risk.federation.roster import Roster
 from dp_risk.privacy import keys
+from dp_risk.privacy.entries import Entry, follow
 from dp_risk.privacy.release import canonical
 from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1
+_MOST_REKEYS = 1000
 _ENVELOPE = ("kind", "schema_version", "signature")
 
 
@@ -32,11 +35,15 @@ class SiteLetter:
         ECDSA P-384 public key of its node, PEM.
     agreed : Agreement
         Dataset, schema, unit and delta of its policy.
+    rekeys : sequence of Entry
+        The entries of its ledger in which each key signed for the next: they lead to `key`.
 
     Raises
     ------
     ConfigurationError
         If a value is malformed.
+    VerificationError
+        If the rotations of its key do not hold, or lead to another one.
     """
 
     KIND = "dp-risk site letter"
@@ -45,11 +52,19 @@ class SiteLetter:
     key: str
     node_key: str
     agreed: Agreement
+    rekeys: Sequence[Entry] = ()
 
     def __post_init__(self) -> None:
         checks.name(self.site, "site")
         checks.hexadecimal(self.key, "key")
         node_keys.checked(self.node_key, "node_key")
+        if self.rekeys and follow(self.rekeys)[-1] != self.key:
+            raise VerificationError("rekeys: the site's key was rotated to another one")
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Public keys that the site had before, oldest first; each signed for the next."""
+        return follow(self.rekeys)[:-1]
 
     def signed(self, key: keys.Key) -> str:
         """Return the letter as a file holds it.
@@ -64,6 +79,7 @@ class SiteLetter:
             "key": self.key,
             "node_key": self.node_key,
             "agreed": self.agreed.to_dict(),
+            "rekeys": [dataclasses.asdict(entry) for entry in self.rekeys],
         }
         return _sealed(self.KIND, body, self.key, key)
 
@@ -76,13 +92,16 @@ class SiteLetter:
         ConfigurationError
             If it is not such a letter, or a newer program wrote it.
         VerificationError
-            If its signature is not by the key that it names.
+            If its signature is not by the key that it names, or the rotations of that do not hold.
         """
-        said = _opened(content, where, cls.KIND, ("site", "key", "node_key", "agreed"))
+        names = ("site", "key", "node_key", "agreed", "rekeys")
+        said = _opened(content, where, cls.KIND, names)
         try:
-            letter = cls(**{**said, "agreed": Agreement.from_dict(said["agreed"], "agreed")})
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: {error}") from None
+            agreed = Agreement.from_dict(said["agreed"], "agreed")
+            rekeys = _entries(said["rekeys"], "rekeys")
+            letter = cls(**{**said, "agreed": agreed, "rekeys": rekeys})
+        except (ConfigurationError, VerificationError) as error:
+            raise type(error)(f"{where}: {error}") from None
         return letter
 
 
@@ -215,6 +234,20 @@ def _opened(content: bytes, where: str, kind: str, names: tuple[str, ...]) -> di
     if not good:
         raise VerificationError(f"{where}: its signature does not hold: it was changed")
     return said
+
+
+def _entries(value: Any, where: str) -> tuple[Entry, ...]:
+    names = tuple(field.name for field in dataclasses.fields(Entry))
+    if not isinstance(value, list) or len(value) > _MOST_REKEYS:
+        raise ConfigurationError(f"{where}: not a list of at most {_MOST_REKEYS} entries")
+    entries = []
+    for one in value:
+        said = dict(checks.fields(one, where, names))
+        checks.whole(said["sequence"], where, 1, 2**53)
+        for name in names[1:]:
+            checks.text(said[name], where, 20_000)
+        entries.append(Entry(**said))
+    return tuple(entries)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,30 @@ class Roster:
             raise ConfigurationError(
                 f"{member.site}: a site of this name is in the roster already; `federation revoke` "
                 "takes it off"
+            )
+        return Roster(members={**self.members, member.site: member}, number=self.number + 1)
+
+    def replace(self, member: Member, earlier: Sequence[str]) -> Roster:
+        """Return the roster with other keys of a site that is in it.
+
+        Parameters
+        ----------
+        member : Member
+            With the new keys.
+        earlier : sequence of str
+            Ledger keys that are proven to be the site's from before.
+
+        Raises
+        ------
+        ConfigurationError
+            If the site is not in the roster, the key in it is neither the same nor an earlier one,
+            or another site has one of the new ones.
+        """
+        known = self.members.get(member.site)
+        if known is None or known.key not in (member.key, *earlier):
+            raise ConfigurationError(
+                f"{member.site}: a site of this name is in the roster with another key, which did "
+                "not sign for this one; `federation revoke` takes it off"
             )
         return Roster(members={**self.members, member.site: member}, number=self.number + 1)
 
