@@ -11,6 +11,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from clients.site import Site
 from clients.telling import reason, tell
 from dp_risk import wire
+from dp_risk.types import Refused
 
 Open = Callable[[Context], Site]
 
@@ -22,7 +23,7 @@ def gate(open_site: Open) -> Callable[[Message, Context, ClientAppCallable], Mes
     that the ledger minted for that round. A statement passes when the site, asked again, says the
     same. What leaves is encoded anew from what was checked, so that nothing hides beside it: no
     bytes behind an array, no key twice. All else, every exception included, becomes one constant
-    refusal; the reason stays in the site's own log.
+    refusal; the reason stays in the site's own log, which holds nothing private either.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -43,14 +44,14 @@ def _checked(reply: Message, message: Message, site: Site) -> RecordDict:
     if wire.STATEMENT in content:
         said = site.statement(*wire.read_request(message).about)
         if wire.read_statement(content) != said:
-            raise ValueError("a statement that policy and ledger do not make")
+            raise Refused("a statement that policy and ledger do not make")
         return wire.statement_record(said)
     release = wire.read_release(content)
     run, purpose, round = release.run, release.purpose, release.round
     if site.ledger.released(run=run, purpose=purpose, round=round) != release.digest:
-        raise ValueError("arrays that the ledger did not release")
+        raise Refused("arrays that the ledger did not release")
     if site.ledger.head_at(run=run, purpose=purpose, round=round) != release.ledger_head:
-        raise ValueError("another ledger head than that of the release")
+        raise Refused("another ledger head than that of the release")
     if not release.signed_by(site.ledger.public_key):
-        raise ValueError("a release without the site's signature")
+        raise Refused("a release without the site's signature")
     return wire.release_record(release)

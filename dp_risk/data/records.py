@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import logging
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from dp_risk.types import ConfigurationError
 
 # A longer line is left out; public, and far above any record.
 MAX_LINE_BYTES = 1 << 20
-_log = logging.getLogger(__name__)
 
 
 def read_records(path: str | Path) -> pa.Table:
@@ -36,7 +34,7 @@ def read_records(path: str | Path) -> pa.Table:
     -------
     pyarrow.Table
         CSV columns are text. Lines with the wrong number of fields, or above a mebibyte, are left
-        out and counted in the log.
+        out; no log says so, because it would tell of a row.
 
     Raises
     ------
@@ -52,12 +50,10 @@ def read_records(path: str | Path) -> pa.Table:
         raise ConfigurationError(f"{file}: its lines do not end in a line feed")
     batches: list[pa.Table] = [_batch([], names)]
     rows: list[list[str]] = []
-    left_out = 0
     try:
         for line in _lines(file):
             fields = _fields(line, DELIMITERS[suffix])
             if len(fields) != len(names):
-                left_out += bool(line.strip())
                 continue
             rows.append(fields)
             if len(rows) == BATCH_ROWS:
@@ -65,8 +61,6 @@ def read_records(path: str | Path) -> pa.Table:
                 rows = []
     except (OSError, EOFError, zlib.error):
         raise unreadable(file) from None
-    if left_out:
-        _log.warning("%s: lines that are no record left out: %d", file, left_out)
     return pa.concat_tables([*batches, _batch(rows, names)])
 
 

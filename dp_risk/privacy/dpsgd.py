@@ -8,7 +8,6 @@ is what is clipped.
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -41,9 +40,6 @@ from dp_risk.privacy.units import (
     only,
     smaller,
 )
-
-# A site's own log: what is malformed in its rows never leaves.
-LOG = logging.getLogger("dp_risk.site")
 
 # Opacus' hooks are meant to fire on inputs without gradients.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -252,14 +248,10 @@ class DPSGD:
         index = poisson_sample(len(units), self.sampling_rate, randomness)
         for p in optimizer.params:
             p.summed_grad = torch.zeros(p.shape, dtype=torch.float64)
-        counted = 0
         for length, size, chunk in batches(units.sizes(index), rooms):
             batch = units.blank(size, length)
             there = _read(units, index[chunk], batch, codes)
-            counted += _add(model, optimizer, batch, there)
-        if counted < len(index):
-            malformed = len(index) - counted
-            LOG.warning("%d malformed units contribute zero to a step", malformed)
+            _add(model, optimizer, batch, there)
 
 
 def _sizes(module: nn.Module, units: Units, length: int) -> list[int]:
@@ -281,8 +273,7 @@ def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> t
         at = slice(start, stop)
         try:
             there[at] = fill(batch, units.batch(index[at]), at=at, codes=codes)
-        except Exception as error:
-            LOG.debug("reading %d units raised %s", stop - start, type(error).__name__)
+        except Exception:
             if stop - start > 1:
                 # One bad unit takes nobody along: look for it in either half.
                 half = (start + stop) // 2
@@ -293,27 +284,24 @@ def _read(units: Units, index: NDArray[np.int64], batch: Batch, codes: int) -> t
     return there
 
 
-def _add(model: _Engine, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor) -> int:
-    """Add the clipped gradients of the units that are there; return how many the model read."""
+def _add(model: _Engine, optimizer: _GridOptimizer, batch: Batch, there: torch.Tensor) -> None:
+    """Add the clipped gradients of the units that are there and that the model can read."""
     places = there.nonzero().flatten()
     if not len(places):
-        return 0
+        return
     try:
         parts = model.backward(batch)[1]
-    except Exception as error:
-        LOG.debug("a batch of %d units raised %s", len(places), type(error).__name__)
+    except Exception:
         model.forget()
         if len(places) == 1:
-            return 0
+            return
         # Look for the bad unit in either half, with blanks in place of the other.
-        counted = 0
         for half in (places[: len(places) // 2], places[len(places) // 2 :]):
             part = torch.zeros_like(there)
             part[half] = True
-            counted += _add(model, optimizer, only(batch, part), part)
-        return counted
+            _add(model, optimizer, only(batch, part), part)
+        return
     optimizer.clip_and_accumulate(parts, there)
-    return len(places)
 
 
 def _engine(module: nn.Module) -> _Engine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +17,11 @@ from dp_risk.privacy.noise import Grid
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.shares import ShareGrid, grid_of
 
-# A site's own log: what is malformed in its rows never leaves.
-LOG = logging.getLogger("dp_risk.site")
 # Floats are added with rounding, which depends on what else is added: far below this margin.
 _CLIP_MARGIN = 1 - 1e-6
 _MOST_UNITS = 2**53
 # Weights are multiples of this, so that a cell's sum is exact up to two million units.
 _WEIGHT_STEP = 2.0**-32
-
-
-def _log_malformed(count: int) -> None:
-    if count:
-        LOG.warning("%d malformed rows contribute zero", count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +151,6 @@ class GaussianSum:
         """
         vectors = readings.rows(private, self.dimension)
         finite = np.isfinite(vectors).all(1)
-        _log_malformed(int((~finite).sum()))
         total = _clipped(vectors[finite], self.clip_norm).sum(0)
         return {"sum": self._grid.release(total, randomness)}
 
@@ -234,7 +225,6 @@ class GaussianHistogram:
         """
         units, found = _by_row(private)
         inside = (found >= 0) & (found < self.cells) & (np.floor(found) == found) & (units >= 0)
-        _log_malformed(int((~inside).sum()))
         size = np.bincount(units[units >= 0])
         weight = np.floor(1 / size[units[inside]] / _WEIGHT_STEP) * _WEIGHT_STEP
         cell = found[inside].astype(np.int64)

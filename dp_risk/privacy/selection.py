@@ -6,7 +6,6 @@ score, how many trials there were) sees what was not accounted.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -15,8 +14,6 @@ from dp_risk.privacy.accounting import Event, Selection
 from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.randomness import Randomness
 
-# A site's own log.
-LOG = logging.getLogger("dp_risk.site")
 Private = TypeVar("Private", contravariant=True)
 
 
@@ -101,16 +98,14 @@ class PrivateSelection(Generic[Private]):
             A score that is not a number loses against every other.
         """
         best: Scored | None = None
-        trials, stop = 0, False
+        stop = False
         while not stop:
             drawn = self.candidates[below(len(self.candidates), randomness)]
             trial = drawn(private, randomness)
             if best is None or trial.score > best.score or math.isnan(best.score):
                 best = trial
-            trials += 1
             stop = below(self.mean, randomness) == 0
         assert best is not None
-        LOG.debug("a selection of %d trials", trials)
         return best.arrays
 
 

@@ -403,7 +403,7 @@ class Broken(Rows):
 
 @both_models
 def test_units_that_raise_are_found_by_halving(name, without_noise, caplog):
-    caplog.set_level("WARNING")
+    caplog.set_level("DEBUG")
     good = rows(400)
     units = Broken(good.codes, good.values, good.labels)
     kept = [i for i in range(400) if i not in Broken.bad]
@@ -416,7 +416,8 @@ def test_units_that_raise_are_found_by_halving(name, without_noise, caplog):
     for key in expected:
         np.testing.assert_allclose(got[key], expected[key], rtol=0, atol=1e-12)
     assert len(units.asked) < 60
-    assert caplog.messages == ["2 malformed units contribute zero to a step"]
+    # How many there were is private, and logs are read by more people than rows.
+    assert not caplog.messages
 
 
 class Stumbles(torch.nn.Module):
