@@ -302,10 +302,17 @@ class House:
         text = files.commented(_OPERATORS_TITLE, operators, {})
         files.write(self.folder / OPERATORS, text)
 
-    def renew(self, now: datetime.datetime) -> bool:
+    def renew(self, now: datetime.datetime, *, new_key: bool = False) -> bool:
         """Give the server another certificate, for the same key, where its own ends soon.
 
         So it is where `hosts` was changed.
+
+        Parameters
+        ----------
+        now : datetime
+            With a time zone.
+        new_key : bool
+            Make another key for the server too, however long its certificate would last.
 
         Returns
         -------
@@ -317,13 +324,18 @@ class House:
         ConfigurationError
             If a certificate or key is missing or malformed.
         """
-        if self.insecure or not certificates.renewal_due(
+        if self.insecure:
+            return False
+        if not new_key and not certificates.renewal_due(
             files.read(self.certificate), self.hosts, now
         ):
             return False
         authority = certificates.Authority.load(
             files.read(self.authority), files.read(self.authority_key)
         )
+        if new_key:
+            made = certificates.private_pem(certificates.new_key())
+            files.write(self.certificate_key, made, mode=0o600)
         key = certificates.load_key(files.read(self.certificate_key))
         files.write(self.certificate, authority.issue(key, self.hosts, now))
         return True

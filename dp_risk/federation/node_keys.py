@@ -30,13 +30,22 @@ def load_or_create(path: Path) -> NodeKey:
         If the file holds no such key; its content is never repeated.
     """
     if not path.exists():
-        made = ec.generate_private_key(ec.SECP384R1()).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        keys.write_once(path, made.decode())
+        keys.write_once(path, _new())
     return load(path)
+
+
+def replace(path: Path) -> None:
+    """Make another private key for a node, in the place of the one that is there."""
+    files.write(path, _new(), mode=0o600)
+
+
+def _new() -> str:
+    made = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return made.decode()
 
 
 def load(path: Path) -> NodeKey:

@@ -15,7 +15,7 @@ import yaml
 
 from clients.policy import Policy
 from clients.site import POLICY as POLICY_FILE
-from clients.site import SIGNING, SITE, Site
+from clients.site import SITE, Site
 from dp_risk.cli.site import letter as letters
 from dp_risk.data.schema import Schema
 from dp_risk.federation import checks
@@ -452,7 +452,7 @@ def test_a_name_that_no_letter_can_hold_makes_no_site(tmp_path: Path, site: Make
 
 
 def test_the_letter_reads_the_files_that_a_site_has() -> None:
-    assert (letters.POLICY, letters.SITE, letters.SIGNING) == (POLICY_FILE, SITE, SIGNING)
+    assert (letters.POLICY, letters.SITE) == (POLICY_FILE, SITE)
 
 
 def test_a_killed_init_leaves_no_federation_and_the_next_one_cleans_up(

@@ -16,7 +16,8 @@ from dp_risk.types import ConfigurationError
 def admit(folder: Path, letters: Sequence[Path]) -> list[str]:
     """Take sites into the roster, all or none, and write the letter to the sites anew.
 
-    A site that is in it already with the same keys stays as it is.
+    A site that is in it already with the same keys stays as it is. One that rotated a key is given
+    its new ones: its ledger's key signs the letter, or signed for the one that does.
 
     Returns
     -------
@@ -82,6 +83,8 @@ def _with(roster: Roster, letter: SiteLetter, now: str, path: Path) -> tuple[Ros
         return roster, "there already:"
     newcomer = Member(site=letter.site, key=letter.key, node_key=letter.node_key, since=now)
     try:
+        if known:
+            return roster.replace(newcomer, letter.earlier), "rotated, signed by the key before:"
         return roster.add(newcomer), "admitted"
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None

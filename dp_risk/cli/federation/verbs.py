@@ -59,6 +59,17 @@ def add_verbs(add: Add) -> None:
     verb.set_defaults(act=_revoke)
 
     verb = add(
+        "renew",
+        "a new certificate for the server by the same authority, where its own ends soon",
+        "federation renew fed",
+    )
+    verb.add_argument("folder", type=Path, metavar="FED", help="the federation's folder")
+    verb.add_argument(
+        "--new-key", action="store_true", help="make another key for the server too, at any time"
+    )
+    verb.set_defaults(act=_renew)
+
+    verb = add(
         "operator",
         "let one more person start runs: a folder with a key of its own",
         "federation operator fed ada --out ada",
@@ -89,6 +100,13 @@ def _revoke(options: argparse.Namespace) -> None:
     from dp_risk.cli.federation.admit import revoke
 
     for line in revoke(options.folder, options.site):
+        print(line)
+
+
+def _renew(options: argparse.Namespace) -> None:
+    from dp_risk.cli.federation.renew import renew
+
+    for line in renew(options.folder, new_key=options.new_key):
         print(line)
 
 

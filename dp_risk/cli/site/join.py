@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clients import signing
 from clients.policy import Policy
-from dp_risk.cli.site.letter import POLICY, SIGNING, agreement
+from dp_risk.cli.site.letter import POLICY, agreement
 from dp_risk.federation import certificates, checks, files, node_keys
 from dp_risk.federation.letters import FederationLetter
 from dp_risk.federation.membership import AUTHORITY, LETTER, NODE_KEY, Membership
@@ -92,7 +93,7 @@ def _check_named(folder: Path, policy: Policy, letter: FederationLetter, path: P
             f"{path}: its roster does not name {policy.site}: whoever runs the server admits it "
             "first"
         )
-    mine = keys.public_hex(keys.load(folder / SIGNING))
+    mine = keys.public_hex(signing.load(folder))
     if member.key != mine:
         raise ConfigurationError(f"{path}: its roster has another key for {policy.site}")
     if member.node_key != node_keys.public_text(node_keys.load(folder / NODE_KEY)):

@@ -70,6 +70,29 @@ def add_verbs(add: Add) -> None:
     )
     verb.set_defaults(act=_join)
     verb = add(
+        "rotate-key",
+        "replace the key that signs the ledger, or that of the node, and write a new letter",
+        "site rotate-key mysite --by 'A. Person' --reason 'once a year'",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
+    verb.add_argument("--by", metavar="NAME", help="who decides: stands in the ledger")
+    verb.add_argument("--reason", metavar="TEXT", help="why, one line: stands in the ledger")
+    verb.add_argument(
+        "--node", action="store_true", help="replace node.key instead, which no entry tells of"
+    )
+    verb.add_argument(
+        "--close-open-run", action="store_true", help="end a run that is still open at the site"
+    )
+    verb.set_defaults(act=_rotate_key)
+    verb = add(
+        "backup",
+        "write keys, settings and the ledger at one moment into a tar file, also while it serves",
+        "site backup mysite mysite.tar",
+    )
+    verb.add_argument("folder", type=Path, metavar="SITE", help="the site's folder")
+    verb.add_argument("out", type=Path, metavar="FILE", help="new tar file: it holds the keys")
+    verb.set_defaults(act=_backup)
+    verb = add(
         "tune",
         "choose a learning rate and a clip norm on the site's own rows; only the winner leaves",
         "site tune mysite --epsilon 1",
@@ -123,6 +146,22 @@ def _join(options: argparse.Namespace) -> None:
 
     for line in join(options.folder, options.letter, new_federation=options.new_federation):
         print(line)
+
+
+def _rotate_key(options: argparse.Namespace) -> None:
+    from dp_risk.cli.site.rotate import rotate_key
+
+    names = ("by", "reason", "node", "close_open_run")
+    for line in rotate_key(options.folder, **{name: getattr(options, name) for name in names}):
+        print(line)
+
+
+def _backup(options: argparse.Namespace) -> None:
+    from clients.backup import backup
+
+    verified = backup(options.folder, options.out)
+    print(f"written: {options.out}: {verified.entries} entries, head {verified.head}")
+    print("it holds the site's keys and no row: keep it as secret as the site's folder")
 
 
 def _tune(options: argparse.Namespace) -> None:
