@@ -250,7 +250,7 @@ def _words(verified: Verified, keys: Path | None, *, of_file: bool) -> tuple[lis
         )
     if verified.earlier:
         count = len(verified.earlier)
-        checked.append(f"the key was rotated {count} times, each time signed by old and new")
+        checked.append(f"rotations of the key: {count}, each signed by the old one and the new one")
     if verified.backwards:
         numbers = ", ".join(map(str, verified.backwards[:10]))
         checked.append(f"the clock went back at entry {numbers}; nothing depends on time")

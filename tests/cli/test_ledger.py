@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from clients.policy import Policy
+from clients.rotation import rotate
 from clients.site import POLICY, Site
 from dp_risk.privacy import keys
 from dp_risk.privacy.accounting import Event, epsilon
@@ -249,3 +250,34 @@ def test_a_file_without_a_key_is_a_mistake_and_no_forgery(
     said = run("ledger", "verify", site, "--keys", "keys.txt")
     assert said.code == 2
     assert "holds no public key" in said.line
+
+
+def test_a_rotation_is_shown_and_followed(run: Run, site: Path, tmp_path: Path) -> None:
+    opened = Site.open(site)
+    old = opened.ledger.public_key
+    rotate(opened, by="A. Person", reason="once a year")
+    new = opened.ledger.public_key
+    opened.ledger.close_file()
+    assert "key rotated by A. Person, 20" in run("ledger", "show", site).out
+    shown = as_json(run, "show", site)
+    assert shown["public_key"] == new
+    assert [(e["kind"], e["reason"]) for e in shown["rekeys"]] == [("rekey", "once a year")]
+    assert shown["amendments"] == []
+    assert shown["entries"][-1]["was"] == old
+    export = tmp_path / "statement.json"
+    assert run("ledger", "export", site, "--out", export).code == 0
+    trusted = tmp_path / "keys"
+    for what in (site, export):
+        for key, words in (
+            (new, "signed by a key that you trust\n"),
+            (old, f"which signed for the one in force, {new}: put that one into {trusted}"),
+        ):
+            trusted.write_text(f"site: {key}\n")
+            said = run("ledger", "verify", what, "--keys", trusted)
+            assert said.code == 0
+            assert words in said.out
+            assert "rotations of the key: 1, each signed by the old one" in said.out
+        trusted.write_text("5a" * 32)
+        assert run("ledger", "verify", what, "--keys", trusted).code == 5
+    said = as_json(run, "verify", site)
+    assert (said["key"], said["earlier"]) == (new, [old])
