@@ -249,8 +249,7 @@ class Chain:
         if not unsigned and not keys.verify(
             self.public_key, CONTEXT, last.hash.encode(), str(last.signature)
         ):
-            rekey = self.latest(REKEY)
-            if rekey is not None and rekey.body["was"] == self.public_key:
+            if any(entry.body["was"] == self.public_key for entry in self.of(REKEY)):
                 raise Refused(f"{self.path}: the site's key was rotated meanwhile")
             raise damaged(last.sequence)
         return last

@@ -111,7 +111,8 @@ def test_of_many_rotations_at_once_every_one_ends_whole(site: Path) -> None:
     verified = found.verify()
     assert len(verified.earlier) == len(found.rekeys()) >= 1
     assert len(failed) <= 15 - len(verified.earlier)
-    assert all("rotated meanwhile" in str(e) or "another site key" in str(e) for e in failed)
+    expected = ("rotated meanwhile", "another site key")
+    assert [e for e in failed if not any(words in str(e) for words in expected)] == []
 
 
 def test_a_site_killed_while_it_rotates_opens_and_rotates_again(site: Path) -> None:
