@@ -14,7 +14,7 @@ Weights = Mapping[str, NDArray[Any]]
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Far above any honest noisy sum, and far below where sums of floats overflow.
-_LARGEST = 1e12
+LARGEST = 1e12
 
 
 def fits(release: Weights, shapes: Shapes, kind: Any = np.float64) -> bool:
@@ -22,7 +22,7 @@ def fits(release: Weights, shapes: Shapes, kind: Any = np.float64) -> bool:
     return set(release) == set(shapes) and all(
         array.dtype == kind
         and array.shape == shapes[name]
-        and (kind != np.float64 or bool((np.abs(array) <= _LARGEST).all()))
+        and (kind != np.float64 or bool((np.abs(array) <= LARGEST).all()))
         for name, array in release.items()
     )
 

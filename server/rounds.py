@@ -31,6 +31,7 @@ from dp_risk.types import (
 from server import record
 from server.aggregation import Weights
 from server.attendance import Attendance
+from server.averaging import Averaging
 from server.budget import SiteView, check_together, refusal_line
 from server.combining import Question, Sum
 from server.evaluation import HISTOGRAM, evaluate
@@ -41,6 +42,7 @@ from server.learning import Learner, Steps
 from server.plans import make_plan
 from server.round_log import RoundLog
 from server.sites import Sites
+from server.robust import Rule
 from server.start import first_module
 from server.summing import Summing
 
@@ -319,13 +321,19 @@ class Run:
 
     def _rounds(self, plan: Plan, sums: Summing, units: Mapping[str, float]) -> Outcome:
         job, module = self.job, self.module
+        average = Averaging(
+            plan,
+            rule=Rule(job.federation.rule),
+            byzantine=job.federation.byzantine,
+            sizes=units,
+            noises=sums.noises,
+        )
         learner = Learner(
             job=job,
             coding=self.coding,
             plan=plan,
             start={name: tensor.numpy().copy() for name, tensor in module.state_dict().items()},
-            units=sum(units.values()),
-            noises=sums.noises,
+            noise=average.noise,
         )
         shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
         joined = dict.fromkeys(sorted(units), 0)
@@ -333,10 +341,7 @@ class Run:
             got = sums(Question(purpose=TRAINING, shapes=shapes, weights=learner.weights))
             for site in got.sites:
                 joined[site] += 1
-            batch = plan.sampling_rate * sum(units[site] for site in got.sites)
-            batch *= plan.steps_per_round
-            gradient = {name: array / max(batch, 1.0) for name, array in got.arrays.items()}
-            learner.hear(gradient)
+            learner.hear(average(got))
             self._check_weights(module, learner.weights, number + 1)
             if self.log.holds(number):
                 continue
