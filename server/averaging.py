@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from dp_risk.privacy.plan import Plan
 from server import robust
 from server.aggregation import parts
+from server.combining import Sum
 from server.robust import Rule
-from server.summing import Sum
 
 
 class Averaging:
@@ -36,13 +36,18 @@ class Averaging:
     """
 
     def __init__(
-        self, plan: Plan, *, rule: Rule, byzantine: int, sizes: Mapping[int, float], noises: float
+        self, plan: Plan, *, rule: Rule, byzantine: int, sizes: Mapping[str, float], noises: float
     ) -> None:
         self._plan = plan
         self._rule = rule
         self._byzantine = byzantine
         self._sizes = sizes
         self._noises = noises
+
+    @property
+    def apart(self) -> bool:
+        """Whether the sites' own answers are needed."""
+        return self._rule is not Rule.SUM
 
     @property
     def noise(self) -> float:
@@ -71,14 +76,14 @@ class Averaging:
             If too few sites are in it for the rule.
         """
         if self._rule is Rule.SUM:
-            batch = self._batch(sum(self._sizes[site] for site in got.nodes))
+            batch = self._batch(sum(self._sizes[site] for site in got.sites))
             return {name: array / batch for name, array in got.arrays.items()}
         shapes = {name: array.shape for name, array in got.arrays.items()}
         means = np.stack(
             [
                 np.concatenate([got.each[site][name].ravel() for name in shapes])
                 / self._batch(self._sizes[site])
-                for site in got.nodes
+                for site in got.sites
             ]
         )
         return parts(robust.combine(self._rule, means, self._byzantine), shapes)

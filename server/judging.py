@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from dp_risk import wire
 from dp_risk.privacy.release import Release
-from server.aggregation import LARGEST, Shapes, Weights
+from server.aggregation import Shapes, Weights
 
 LOG = logging.getLogger("dp_risk.server")
 REFUSED = "refused"
+# Far above any honest noisy sum, and far below where sums of floats overflow.
+_LARGEST = 1e12
 
 
 def read(content: RecordDict) -> Release | str:
@@ -83,7 +85,7 @@ def misfit(
         return None
     if not all(np.isfinite(array).all() for array in arrays.values()):
         return "numbers that are not finite"
-    if not all((np.abs(array) <= LARGEST).all() for array in arrays.values()):
+    if not all((np.abs(array) <= _LARGEST).all() for array in arrays.values()):
         return "numbers that are too large"
     if norm(arrays) > longest:
         return "longer than an honest answer can be"

@@ -22,7 +22,7 @@ class InProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """Flower's simulation engine: cores that a site takes while it answers, and a cluster's address.
+    """Flower's simulation engine: cores that a site takes while it answers, and an address.
 
     Without an address Ray is started on this machine.
     """
