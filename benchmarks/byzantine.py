@@ -26,7 +26,8 @@ from flwr.app import Context, Message
 from numpy.typing import NDArray
 
 from clients.app import make_app
-from clients.site import SIGNING
+from clients.policy import Policy
+from clients.site import POLICY, SIGNING
 from dp_risk import wire
 from dp_risk.cli import compose, training
 from dp_risk.cli.scratch import scratch_place
@@ -34,36 +35,40 @@ from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.evaluation.metrics import auroc
 from dp_risk.privacy import keys
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import CONTEXT, Release, arrays_digest, receipt
-from dp_risk.types import FederationError, Refused
+from dp_risk.types import ConfigurationError, FederationError, Refused
 from server.grids import InProcessGrid
 from server.job import Job
+from server.norms import longest
 from server.robust import Rule
 from server.rounds import execute
 
 Arrays = Mapping[str, NDArray[Any]]
-# What a liar makes of its honest answer, and of the weights that it was asked at.
-ATTACKS: dict[str, Callable[[Arrays, Arrays], Arrays]] = {
-    "flipped": lambda a, _: {name: -array for name, array in a.items()},
-    "scaled x10": lambda a, _: {name: 10 * array for name, array in a.items()},
-    "scaled x1000": lambda a, _: {name: 1000 * array for name, array in a.items()},
-    "flipped x10": lambda a, _: {name: -10 * array for name, array in a.items()},
-    "undo": lambda a, at: _along(at, _norm(a)),
-    "NaN": lambda a, _: {name: np.full_like(array, np.nan) for name, array in a.items()},
-    "wrong shape": lambda a, _: {name: array.ravel()[:-1] for name, array in a.items()},
-    "stale": lambda a, _: a,
-    "re-keyed": lambda a, _: a,
+# What a liar makes of its honest answer, of the weights that it was asked at, and of the length
+# that no honest answer exceeds.
+ATTACKS: dict[str, Callable[[Arrays, Arrays, float], Arrays]] = {
+    "flipped": lambda a, *_: _times(-1, a),
+    "flipped, longest": lambda a, _, most: _times(-most / _norm(a), a),
+    "back to zero, longest": lambda _, at, most: _times(most / max(_norm(at), 1e-9), at),
+    "flipped, claims 10^9 units": lambda a, *_: _times(-1, a),
+    "flipped, claims 1 unit": lambda a, _, most: _times(-most / _norm(a), a),
+    "scaled x10": lambda a, *_: _times(10, a),
+    "scaled x1000": lambda a, *_: _times(1000, a),
+    "NaN": lambda a, *_: _times(np.nan, a),
+    "wrong shape": lambda a, *_: {name: array.ravel()[:-1] for name, array in a.items()},
+    "stale": lambda a, *_: a,
+    "re-keyed": lambda a, *_: a,
 }
+CLAIMS = {"flipped, claims 10^9 units": 10**9, "flipped, claims 1 unit": 1}
 
 
 def _norm(arrays: Arrays) -> float:
     return float(np.sqrt(sum((array**2).sum() for array in arrays.values())))
 
 
-def _along(direction: Arrays, length: float) -> Arrays:
-    """Return a gradient that leads back from the weights to where all are zero."""
-    scale = length / max(_norm(direction), 1e-12)
-    return {name: np.asarray(scale * array, np.float64) for name, array in direction.items()}
+def _times(scale: float, arrays: Arrays) -> Arrays:
+    return {name: np.asarray(scale * array, np.float64) for name, array in arrays.items()}
 
 
 class Lying:
@@ -80,20 +85,31 @@ class Lying:
     def __init__(self, liars: Mapping[int, Path], attack: str) -> None:
         self._app, self._attack = make_app(), attack
         self._keys = {node: _key(folder, attack) for node, folder in liars.items()}
+        self._units = {node: Policy.load(f / POLICY).units or 0 for node, f in liars.items()}
         self._first: dict[int, Release] = {}
+        self._plan: Plan | None = None
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer, or lie."""
         reply = self._app(message, context)
-        node = context.node_id
-        if node not in self._keys or message.metadata.message_type != "train":
+        node, kind = context.node_id, message.metadata.message_type
+        if node not in self._keys:
+            return reply
+        request = wire.read_request(message)
+        if kind == "query.enrol":
+            self._plan = Plan.from_dict(request.values["plan"])
+        if kind == "query.status" and self._attack in CLAIMS:
+            said = {**wire.read_statement(reply.content), "units": CLAIMS[self._attack]}
+            reply.content = wire.statement_record(said)
+        if kind != "train" or self._plan is None:
             return reply
         honest = wire.read_release(reply.content)
         if self._attack == "stale":
             lie = self._first.setdefault(node, honest)
         else:
-            at = wire.read_request(message).weights
-            arrays = ATTACKS[self._attack](honest.arrays, at)
+            units = CLAIMS.get(self._attack, self._units[node])
+            most = 0.999 * longest(self._plan, units, sites=1, noises=1.0)
+            arrays = ATTACKS[self._attack](honest.arrays, request.weights, most)
             lie = signed(honest, arrays, self._keys[node])
         reply.content = wire.release_record(lie)
         return reply
@@ -137,12 +153,12 @@ def run(settings: Settings, scratch: Path, attack: str | None, liars: int) -> di
     }
     try:
         record = execute(InProcessGrid(app, nodes), job)
-    except FederationError as error:
+    except (FederationError, ConfigurationError) as error:
         return {**line, "auroc": None, "stopped": str(error)}
     dropped = Counter(
         (one["site"], one["reason"])
         for row in (folder / "rounds.jsonl").read_text().splitlines()
-        for one in json.loads(row).get("dropped", [])
+        for one in json.loads(row)["dropped"]
     )
     return {
         **line,
