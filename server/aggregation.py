@@ -13,18 +13,6 @@ Weights = Mapping[str, NDArray[Any]]
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Far above any honest noisy sum, and far below where sums of floats overflow.
-_LARGEST = 1e12
-
-
-def fits(release: Weights, shapes: Shapes, kind: Any = np.float64) -> bool:
-    """Whether a release holds exactly these arrays, of a type; floats finite and possible."""
-    return set(release) == set(shapes) and all(
-        array.dtype == kind
-        and array.shape == shapes[name]
-        and (kind != np.float64 or bool((np.abs(array) <= _LARGEST).all()))
-        for name, array in release.items()
-    )
 
 
 def total(releases: Sequence[Weights]) -> dict[str, NDArray[np.float64]]:

@@ -6,7 +6,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.job import Job
-from server.rounds import Observer, execute
+from server.observer import Observer
+from server.rounds import execute
 
 
 def make_app(observer: Observer | None = None) -> ServerApp:

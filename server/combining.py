@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,19 @@ from dp_risk.secure_sum.masks import Round, unmask
 from dp_risk.secure_sum.session import MASKED
 from dp_risk.secure_sum.terms import Terms
 from dp_risk.types import FederationError, Trust
-from server.aggregation import Shapes, Weights, fits, parts, total
+from server.aggregation import Shapes, Weights, parts, total
+from server.judging import misfit
+
+
+class Longest(Protocol):
+    """How long an honest answer can be."""
+
+    def __call__(self, sites: Sequence[str], noises: float) -> float:
+        """Return the largest L2 norm of an answer of these sites together.
+
+        `noises` says how often the noise that is accounted is in it.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +46,8 @@ class Question:
         What else the request says.
     apart : bool
         Whether the sites' own answers are wanted beside their sum, where they can be seen.
+    longest : Longest or None
+        How long an honest answer can be; None where that is not known.
     """
 
     purpose: str
@@ -41,6 +55,7 @@ class Question:
     weights: Weights | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     apart: bool = False
+    longest: Longest | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,12 +72,15 @@ class Sum:
         The sites that are in it.
     std : float
         Standard deviation of the noise in a coordinate, 0 where there is none.
+    dropped : mapping of site to str
+        Why an answer that came is not in it.
     """
 
     arrays: Weights
     each: Mapping[str, Weights]
     sites: tuple[str, ...]
     std: float
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +105,8 @@ class Combining(Protocol):
         """How often a sum over all sites holds the noise that is accounted."""
         ...
 
-    def fits(self, release: Release, asked: Asked) -> bool:
-        """Whether a release can be part of the sum."""
+    def misfit(self, site: str, release: Release, asked: Asked) -> str | None:
+        """Return why a site's release cannot be part of the sum; None where it can."""
         ...
 
     def sum(self, releases: Mapping[str, Release], asked: Asked) -> Sum:
@@ -121,9 +139,11 @@ class Separate:
         """Every site adds all of the noise."""
         return float(len(self._plan.participants))
 
-    def fits(self, release: Release, asked: Asked) -> bool:
-        """Whether a release holds what was asked for."""
-        return fits(release.arrays, asked.question.shapes)
+    def misfit(self, site: str, release: Release, asked: Asked) -> str | None:
+        """Return why a release is not what was asked for, or no honest answer to it."""
+        question = asked.question
+        longest = math.inf if question.longest is None else question.longest([site], 1.0)
+        return misfit(release.arrays, question.shapes, longest=longest)
 
     def sum(self, releases: Mapping[str, Release], asked: Asked) -> Sum:
         """Add up what came."""
@@ -163,9 +183,9 @@ class Secure:
         """The shares of those that may collude come on top of what is accounted."""
         return self._sites / (self._sites - self._terms.max_colluding)
 
-    def fits(self, release: Release, asked: Asked) -> bool:
-        """Whether a release is a masked vector of the right length."""
-        return fits(release.arrays, {MASKED: (self._round(asked).dimension,)}, np.uint64)
+    def misfit(self, site: str, release: Release, asked: Asked) -> str | None:  # noqa: ARG002
+        """Return why a release is no masked vector of the right length: nothing else shows."""
+        return misfit(release.arrays, {MASKED: (self._round(asked).dimension,)}, kind=np.uint64)
 
     def sum(self, releases: Mapping[str, Release], asked: Asked) -> Sum:
         """Take the masks off by adding up."""
@@ -173,10 +193,16 @@ class Secure:
         vectors = {name: release.arrays[MASKED] for name, release in releases.items()}
         grid = terms.line(question.purpose).grid(len(asked.sites), terms.max_colluding)
         arrays = parts(grid.decode(unmask(vectors, self._round(asked))), question.shapes)
-        if not fits(arrays, question.shapes):
+        longest = math.inf
+        if question.longest is not None:
+            sites = len(asked.sites)
+            longest = question.longest(asked.sites, sites / (sites - terms.max_colluding))
+        reason = misfit(arrays, question.shapes, longest=longest)
+        if reason is not None:
             raise FederationError(
-                f"the sum of {question.purpose} round {asked.round + 1} is absurd: a site sent "
-                "another vector than it was asked for; charges are kept"
+                f"the sum of {question.purpose} round {asked.round + 1} is absurd, {reason}: a "
+                "site sent another vector than it was asked for; nobody can say which; charges "
+                "are kept"
             )
         return Sum(arrays=arrays, each={}, sites=asked.sites, std=grid.std)
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from dp_risk import wire
 from dp_risk.privacy.release import Release
 from dp_risk.types import FederationError
+from server import judging
 from server.statements import checked
 
 LOG = logging.getLogger("dp_risk.server")
@@ -89,18 +90,16 @@ def releases(
     run: str,
     purpose: str,
     round: int,
-) -> dict[int, Release]:
-    """Return the releases among the answers that belong to this round.
+) -> dict[int, Release | str]:
+    """Return the releases among the answers that belong to this round, or why one does not.
 
-    `keys` holds each node's public key; a release that this key did not sign is left out.
+    `keys` holds each node's public key, with which it signs.
     """
-    out = {}
+    out: dict[int, Release | str] = {}
     for node, content in answers.items():
-        try:
-            release = wire.read_release(content)
-        except (ValueError, KeyError):
-            continue
-        signed = release.signed_by(keys[node])
-        if signed and (release.run, release.purpose, release.round) == (run, purpose, round):
-            out[node] = release
+        found = judging.read(content)
+        if not isinstance(found, str):
+            reason = judging.misplaced(found, keys[node], run=run, purpose=purpose, round=round)
+            found = reason or found
+        out[node] = found
     return out

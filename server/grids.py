@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, Future, wait
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 _SERVER = 1
+App = Callable[[Message, Context], Message]
 Listener = Callable[[Message, Message], None]
 
 
@@ -23,19 +24,26 @@ class InProcessGrid(Grid):  # type: ignore[misc]
 
     Parameters
     ----------
-    app : ClientApp
-        The sites' app.
+    app : callable
+        The sites' app, a ClientApp or one elsewhere: from a message and a context to a reply.
     sites : mapping of int to str
         Folder of each site by node id.
     listener : callable, optional
         Hears every request and its reply, as they travelled: what the server sees.
+    executor : Executor, optional
+        Where sites answer side by side; without one they answer in turn, at once.
     """
 
     def __init__(
-        self, app: ClientApp, sites: Mapping[int, str], listener: Listener | None = None
+        self,
+        app: App,
+        sites: Mapping[int, str],
+        listener: Listener | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._app = app
         self._listener = listener
+        self._executor = executor
         self._run = Run.create_empty(1)
         self._contexts = {
             node: Context(
@@ -47,7 +55,7 @@ class InProcessGrid(Grid):  # type: ignore[misc]
             )
             for node, folder in sites.items()
         }
-        self._replies: dict[str, Message] = {}
+        self._replies: dict[str, Future[Message]] = {}
         self._sent = 0
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
 
@@ -76,18 +84,26 @@ class InProcessGrid(Grid):  # type: ignore[misc]
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver messages and keep the replies."""
+        """Deliver messages; their replies are kept."""
         ids = []
         for message in messages:
             self._sent += 1
             message_id = f"message-{self._sent}"
             message.metadata.__dict__["_message_id"] = message_id
-            reply = self._deliver(_copy(message))
-            if self._listener is not None:
-                self._listener(message, reply)
-            self._replies[message_id] = reply
+            if self._executor is not None:
+                self._replies[message_id] = self._executor.submit(self._answer, message)
+            else:
+                done: Future[Message] = Future()
+                done.set_result(self._answer(message))
+                self._replies[message_id] = done
             ids.append(message_id)
         return ids
+
+    def _answer(self, message: Message) -> Message:
+        reply = self._deliver(_copy(message))
+        if self._listener is not None:
+            self._listener(message, reply)
+        return reply
 
     def _deliver(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
@@ -98,15 +114,17 @@ class InProcessGrid(Grid):  # type: ignore[misc]
         return _copy(reply)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return and forget the replies."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+        """Return and forget the replies that are there."""
+        there = [i for i in message_ids if i in self._replies and self._replies[i].done()]
+        return [self._replies.pop(i).result() for i in there]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Deliver messages and return their replies."""
-        del timeout
-        return self.pull_messages(self.push_messages(messages))
+        """Deliver messages and return the replies that came in time."""
+        ids = list(self.push_messages(messages))
+        wait([self._replies[i] for i in ids], timeout)
+        return self.pull_messages(ids)
 
 
 def _copy(message: Message) -> Message:

@@ -10,16 +10,25 @@ from typing import Any
 
 from dp_risk.privacy.planning import Privacy
 from dp_risk.types import ConfigurationError, Trust
+from server import robust
+from server.robust import Rule
 
 # One site of so many may be lost for good, unless it is said.
 _EXPECTED_LOSSES = 10
 # Sites of a secure sum that do not collude: the sum of one alone would be its own.
 _HONEST = 2
+# One site of so many may lie, unless it is said.
+_EXPECTED_LIARS = 5
 
 
 def nine_of_ten(sites: int) -> int:
     """Return how many of so many sites must answer when one of ten may be lost for good."""
     return sites - sites // _EXPECTED_LOSSES
+
+
+def four_of_five(sites: int) -> int:
+    """Return how many sites are honest when one of five may lie, and one at least."""
+    return max(1, sites - max(1, sites // _EXPECTED_LIARS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,10 @@ class Federation:
         Seconds to wait for sites.
     deadline : float or None
         Seconds that sites have to answer one round, above 0; None: the timeout.
+    rule : str
+        How answers are combined, one of `server.robust.Rule`.
+    max_byzantine : int or None
+        Sites that may lie, at least 0; None: one of five, and none with rule sum.
     """
 
     sites: int
@@ -65,6 +78,8 @@ class Federation:
     timeout: float
     adam: float | None = None
     deadline: float | None = None
+    rule: str = Rule.SUM
+    max_byzantine: int | None = None
 
     def __post_init__(self) -> None:
         if self.sites < 1:
@@ -101,6 +116,7 @@ class Federation:
             raise ConfigurationError(f"federation.timeout: {self.timeout} is not above 0")
         if self.deadline is not None and not self.deadline > 0:
             raise ConfigurationError(f"federation.deadline: {self.deadline} is not above 0")
+        self._check_rule()
 
     @property
     def seconds(self) -> float:
@@ -116,7 +132,12 @@ class Federation:
             If there are too few for a secure sum, or a site makes several steps in one round.
         """
         if privacy.trust != Trust.DISTRIBUTED:
-            return self.min_sites or self.sites
+            return self._least
+        if self.rule != Rule.SUM:
+            raise ConfigurationError(
+                f"federation.rule: {self.rule} needs every site's own answer; with trust "
+                "distributed only the sum is seen: use sum, or trust local"
+            )
         if self.steps_per_round != 1:
             raise ConfigurationError(
                 "federation.steps_per_round: with trust distributed a round is one step; use 1"
@@ -138,6 +159,38 @@ class Federation:
                 f"privacy.max_colluding={colluding} needs {least} sites in every round"
             )
         return self.min_sites or max(least, nine_of_ten(sites))
+
+    @property
+    def byzantine(self) -> int:
+        """Sites that may lie without harm."""
+        if self.max_byzantine is not None or self.rule == Rule.SUM:
+            return self.max_byzantine or 0
+        return self.sites - four_of_five(self.sites)
+
+    @property
+    def _least(self) -> int:
+        # What liars send is dropped where it can be told, and no answer may be missed for that.
+        return self.min_sites or max(1, self.sites - self.byzantine)
+
+    def _check_rule(self) -> None:
+        if self.rule not in list(Rule):
+            raise ConfigurationError(
+                f"federation.rule: {self.rule} is not one of {', '.join(Rule)}"
+            )
+        lying, rule = self.byzantine, Rule(self.rule)
+        if lying < 0:
+            raise ConfigurationError(f"federation.max_byzantine: {lying} is not at least 0")
+        if rule is Rule.SUM and lying:
+            raise ConfigurationError(
+                f"federation.max_byzantine: rule sum bears no site that lies, {lying} are asked; "
+                "set federation.rule"
+            )
+        if self._least < robust.fewest(rule, lying):
+            raise ConfigurationError(
+                f"federation.max_byzantine: with {lying} of {self.sites} sites lying {rule} needs "
+                f"{robust.fewest(rule, lying)} in every round, and {self._least} may be all that "
+                "answer (federation.min_sites)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,10 +72,8 @@ class Learner:
         The enrolled plan.
     start : mapping of parameter name to ndarray
         First weights.
-    units : float
-        Declared or released number of units.
-    noises : float
-        How often a sum holds the noise that is accounted (`Summing.noises`).
+    noise : float
+        Standard deviation of the noise in one coordinate of a mean gradient.
     """
 
     def __init__(
@@ -85,8 +83,7 @@ class Learner:
         coding: Coding,
         plan: Plan,
         start: Weights,
-        units: float,
-        noises: float,
+        noise: float,
     ) -> None:
         settings = job.federation
         self._model = models.create(job.model, job.model_options)
@@ -94,9 +91,7 @@ class Learner:
         self._start = start
         self._digest = hashlib.sha256(job.start.read_bytes()).hexdigest() if job.start else None
         self._rounds = plan.rounds
-        batch = max(1.0, plan.sampling_rate * units)
-        # Of the noise in one coordinate of a mean gradient.
-        self._noise = plan.noise_multiplier * plan.clip_norm * math.sqrt(noises) / batch
+        self._noise = noise
         opening_rounds = opens(settings, plan.rounds)
         self._openings: list[Weights] | None = [] if opening_rounds else None
         self._precondition: Preconditioner | None = None

@@ -7,6 +7,7 @@ from dp_risk.privacy.planning import check_delta, choose_noise
 from dp_risk.types import ConfigurationError, Trust, Unit
 from server.budget import SiteView
 from server.job import Job
+from server.robust import believed
 
 
 def make_plan(job: Job, schema: str, dimension: int, views: list[SiteView]) -> Plan:
@@ -30,7 +31,8 @@ def make_plan(job: Job, schema: str, dimension: int, views: list[SiteView]) -> P
     """
     privacy, settings = job.privacy, job.federation
     sizes = [view.units for view in views]
-    units = None if None in sizes else sum(size or 0 for size in sizes)
+    declared = [size for size in sizes if size is not None]
+    units = None if None in sizes else round(sum(believed(declared, settings.byzantine)))
     if privacy.trust != Trust.NONE:
         if units is not None:
             check_delta(privacy.delta, units, where="declared")

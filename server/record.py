@@ -10,8 +10,10 @@ from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import Adjacency, RandomnessKind, Unit
 from server.budget import SiteView
+from server.job import Federation
 from server.learning import Steps
 from server.provenance import commit, peak_rss_mb, versions
+from server.sizes import Sizes
 from server.summing import Summing
 
 SCHEMA_VERSION = 1
@@ -22,8 +24,8 @@ def build(
     plan: Plan,
     views: list[SiteView],
     closed: Mapping[str, SiteView],
-    known: Mapping[str, float],
-    units: float,
+    sizes: Sizes,
+    federation: Federation,
     steps: Steps,
     joined: Mapping[str, int],
     summing: Summing,
@@ -38,10 +40,10 @@ def build(
         Its plan.
     views, closed : list of SiteView, mapping of site to SiteView
         What the sites stated before the run and at its end.
-    known : mapping of site to float
-        Numbers of units that a site declared or released.
-    units : float
-        Of all sites, as it was used.
+    sizes : Sizes
+        Numbers of units, as they were used.
+    federation : Federation
+        How the server combined answers.
     steps : Steps
         How the weights moved.
     joined : mapping of site to int
@@ -53,7 +55,7 @@ def build(
     seconds : float
         Duration.
     """
-    sites = [_site(plan, v, closed.get(v.site, v), known, joined) for v in views]
+    sites = [_site(plan, v, closed.get(v.site, v), sizes.known, joined) for v in views]
     return {
         "schema_version": SCHEMA_VERSION,
         "run": plan.run,
@@ -75,7 +77,7 @@ def build(
         "spare_rounds": plan.spares,
         "rounds_abandoned": sum(summing.abandoned.values()),
         "answers_lost": summing.lost.get(TRAINING, 0),
-        "units": round(units),
+        "units": round(sizes.total),
         "clip_norm": plan.clip_norm,
         "max_records_per_account": plan.max_records_per_account,
         "max_sites_per_unit": plan.max_sites_per_unit,
@@ -85,6 +87,12 @@ def build(
         "ridge": steps.ridge,
         "min_sites": plan.min_sites,
         "max_colluding": plan.max_colluding,
+        "rule": federation.rule,
+        "max_byzantine": federation.byzantine,
+        "dropped": [
+            {"purpose": purpose, "site": site, "reason": reason, "answers": count}
+            for (purpose, site, reason), count in sorted(summing.dropped.items())
+        ],
         "sites": sites,
         "charges": charges(plan),
         "estimates": estimates,
@@ -98,7 +106,7 @@ def build(
         "seed": plan.seed,
         "plan": plan.digest,
         "start": steps.start,
-        "assumptions": _assumptions(plan, steps, estimates),
+        "assumptions": _assumptions(plan, steps, estimates, federation),
     }
 
 
@@ -153,7 +161,9 @@ def _site(
     }
 
 
-def _assumptions(plan: Plan, steps: Steps, estimates: Mapping[str, Any] | None) -> list[str]:
+def _assumptions(
+    plan: Plan, steps: Steps, estimates: Mapping[str, Any] | None, federation: Federation
+) -> list[str]:
     if plan.max_sites_per_unit == 1:
         lines = ["Each unit's data sits at one site only."]
     else:
@@ -167,6 +177,11 @@ def _assumptions(plan: Plan, steps: Steps, estimates: Mapping[str, Any] | None) 
             f"{'tells' if plan.max_colluding == 1 else 'tell'} the server what "
             f"{'it knows' if plan.max_colluding == 1 else 'they know'}, whichever of them it names "
             "for a round. That every site sends what it was asked for is not checked."
+        )
+    if federation.byzantine:
+        lines.append(
+            f"At most {federation.byzantine} of {len(plan.participants)} sites lie about gradients "
+            f"and sizes (rule {federation.rule}). What a site sends for the evaluation is believed."
         )
     if plan.stable_ids:
         lines.append(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.privacy.dpsgd import dimension, load_weights
-from dp_risk.privacy.plan import COUNTS, TRAINING, Plan, costs
-from dp_risk.privacy.planning import check_delta
+from dp_risk.privacy.plan import TRAINING, Plan, costs
 from dp_risk.types import (
     DpRiskError,
     FederationError,
@@ -31,6 +30,7 @@ from dp_risk.types import (
 from server import record
 from server.aggregation import Weights
 from server.attendance import Attendance
+from server.averaging import Averaging
 from server.budget import SiteView, check_together, refusal_line
 from server.combining import Question, Sum
 from server.evaluation import HISTOGRAM, evaluate
@@ -38,40 +38,20 @@ from server.heads import Heads
 from server.job import Job
 from server.journal import Journal, Start
 from server.learning import Learner, Steps
+from server.norms import longest
+from server.observer import Observer, Silent
 from server.plans import make_plan
+from server.robust import Rule
 from server.round_log import RoundLog
 from server.sites import Sites
+from server.sizes import Sizes
+from server.sizes import find as find_sizes
 from server.start import first_module
 from server.summing import Summing
 
 SCHEMA_VERSION = 1
 _REPORTS = 10
 LOG = logging.getLogger("dp_risk.server")
-
-
-class Observer(Protocol):
-    """Watches a run; the estimate it returns must be computed from public rows or releases."""
-
-    def planned(self, plan: Plan) -> None:
-        """Hear the plan before the first charge."""
-        ...
-
-    def stepped(
-        self, done: int, plan: Plan, epsilon_spent: float | None, at: Weights
-    ) -> float | None:
-        """Hear of `done` rounds; return an AUPRC or None. `epsilon_spent` is given now and then."""
-        ...
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def planned(self, plan: Plan) -> None:
-        """Do nothing."""
-
-    def stepped(self, *_: object) -> float | None:
-        """Do nothing."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +121,7 @@ class Run:
         try:
             met = self._enrolled(plan, views)
             sums = self.sums = self._summing(plan, met)
-            known, sizes = self._units(plan, sums, views)
+            sizes = find_sizes(plan, sums, views, self.job.federation.byzantine)
             outcome = self._rounds(plan, sums, sizes)
             self._save_model(outcome.weights)
             estimates = self._evaluate(plan, sums, outcome.weights)
@@ -162,8 +142,8 @@ class Run:
             plan=plan,
             views=views,
             closed={view.site: view for view in closed},
-            known=known,
-            units=sum(sizes.values()),
+            sizes=sizes,
+            federation=self.job.federation,
             steps=outcome.steps,
             joined=outcome.joined,
             summing=sums,
@@ -215,9 +195,6 @@ class Run:
                     f"{purpose}, and {count} releases of it came: an older copy was restored"
                 )
         return None
-
-    def _plan(self, views: list[SiteView]) -> Plan:
-        return make_plan(self.job, self.coding.schema.digest, dimension(self.module), views)
 
     def _enrolled(self, plan: Plan, views: list[SiteView]) -> tuple[str, ...]:
         """Return the sites that take part: all have accepted the plan, and each other."""
@@ -298,45 +275,41 @@ class Run:
             self.welcome |= set(self._met(plan, accepted, self.start.enrolments))
         return found & self.welcome
 
-    @staticmethod
-    def _units(
-        plan: Plan, sums: Summing, views: list[SiteView]
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the numbers of units that are known, and one for every site.
-
-        Where a site's own is not known it counts as an average one.
-        """
-        if not plan.counts_noise:
-            known = {view.site: float(view.units or 0) for view in views}
-            return known, known
-        counts = sums(Question(purpose=COUNTS, shapes={"units": (1,)}, apart=True))
-        known = {site: max(1.0, float(a["units"][0])) for site, a in counts.each.items()}
-        total = sum(known.values()) if known else float(counts.arrays["units"][0])
-        mean = max(1.0, total / len(counts.sites))
-        sizes = {view.site: known.get(view.site, mean) for view in views}
-        check_delta(plan.delta, round(sum(sizes.values())), where="released")
-        return known, sizes
-
-    def _rounds(self, plan: Plan, sums: Summing, units: Mapping[str, float]) -> Outcome:
+    def _rounds(self, plan: Plan, sums: Summing, sizes: Sizes) -> Outcome:
         job, module = self.job, self.module
+        average = Averaging(
+            plan,
+            rule=Rule(job.federation.rule),
+            byzantine=job.federation.byzantine,
+            sizes=sizes.each,
+            noises=sums.noises,
+        )
         learner = Learner(
             job=job,
             coding=self.coding,
             plan=plan,
             start={name: tensor.numpy().copy() for name, tensor in module.state_dict().items()},
-            units=sum(units.values()),
-            noises=sums.noises,
+            noise=average.noise,
         )
         shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad}
-        joined = dict.fromkeys(sorted(units), 0)
+        joined = dict.fromkeys(sorted(sizes.each), 0)
+
+        def most(sites: Sequence[str], noises: float) -> float:
+            return longest(plan, sizes.most(sites), sites=len(sites), noises=noises)
+
         for number in range(plan.rounds):
-            got = sums(Question(purpose=TRAINING, shapes=shapes, weights=learner.weights))
+            got = sums(
+                Question(
+                    purpose=TRAINING,
+                    shapes=shapes,
+                    weights=learner.weights,
+                    apart=average.apart,
+                    longest=most,
+                )
+            )
             for site in got.sites:
                 joined[site] += 1
-            batch = plan.sampling_rate * sum(units[site] for site in got.sites)
-            batch *= plan.steps_per_round
-            gradient = {name: array / max(batch, 1.0) for name, array in got.arrays.items()}
-            learner.hear(gradient)
+            learner.hear(average(got))
             self._check_weights(module, learner.weights, number + 1)
             if self.log.holds(number):
                 continue
@@ -348,6 +321,7 @@ class Run:
                     "epsilon_spent": spent,
                     "auprc": auprc,
                     "sites": len(got.sites),
+                    "dropped": [{"site": n, "reason": r} for n, r in got.dropped.items()],
                     "seconds": self.log.seconds,
                 }
             )

@@ -91,8 +91,8 @@ class Sites:
 
     def releases(
         self, plan: Plan, question: Question, round: int, names: Sequence[str], **more: Any
-    ) -> dict[str, Release]:
-        """Ask sites for one round; return the releases of this round that they signed."""
+    ) -> dict[str, Release | str]:
+        """Ask sites for one round; return what they signed for it, or why that is not believed."""
         kind = "train" if question.purpose == TRAINING else f"query.{question.purpose}"
         values = {"plan": plan.digest, "round": round, **question.more, **more}
         weights = question.weights

@@ -24,8 +24,8 @@ class Ask(Protocol):
 
     def __call__(
         self, question: Question, round: int, sites: Sequence[str], **more: Any
-    ) -> dict[str, Release]:
-        """Return the releases that came, of this round and signed, by site."""
+    ) -> dict[str, Release | str]:
+        """Return by site the release that came, of this round and signed, or why there is none."""
         ...
 
 
@@ -63,6 +63,9 @@ class Summing:
         """Answers that did not come, by purpose."""
         self.paid: dict[str, set[tuple[str, int]]] = {site: set() for site in attendance.sites}
         """Purpose and round of every release that came, by site: it has charged for them."""
+        self.dropped: Counter[tuple[str, str, str]] = Counter()
+        """Answers that came and were not believed, by purpose, site and reason."""
+        self._reasons: dict[str, str] = {}
 
     @property
     def noises(self) -> float:
@@ -114,11 +117,13 @@ class Summing:
         silent = [site for site in asked.sites if site not in releases]
         self.lost[question.purpose] += len(silent)
         self._attendance.lose(silent)
-        return self._kind.sum(releases, asked)
+        dropped = {site: why for site, why in self._reasons.items() if site not in releases}
+        return replace(self._kind.sum(releases, asked), dropped=dropped)
 
     def _open(self, question: Question) -> Asked:
         """Name the sites of the next round, and keep what they are asked."""
         purpose = question.purpose
+        self._reasons = {}
         sites = self._attendance.named(purpose)
         round = self.asked[purpose]
         self.asked[purpose] += 1
@@ -145,9 +150,25 @@ class Summing:
     def _got(self, asked: Asked, sites: Sequence[str]) -> dict[str, Release]:
         more = {"participants": list(asked.sites)} if self._kind.all_needed else {}
         came = self._ask(asked.question, asked.round, sites, **more)
-        for site in came:
-            self.paid[site].add((asked.question.purpose, asked.round))
-        return {site: release for site, release in came.items() if self._kind.fits(release, asked)}
+        found = {}
+        for site, release in came.items():
+            reason: str | None = None
+            if isinstance(release, str):
+                reason = release
+            else:
+                self.paid[site].add((asked.question.purpose, asked.round))
+                reason = self._kind.misfit(site, release, asked)
+            if reason is not None:
+                self._drop(site, reason, asked)
+            elif isinstance(release, Release):
+                found[site] = release
+        return found
+
+    def _drop(self, site: str, reason: str, asked: Asked) -> None:
+        purpose = asked.question.purpose
+        self._reasons[site] = reason
+        self.dropped[purpose, site, reason] += 1
+        LOG.warning("%s round %d: %s is dropped: %s", purpose, asked.round + 1, site, reason)
 
     def _needed(self, asked: Asked) -> int:
         return len(asked.sites) if self._kind.all_needed else self._attendance.fewest
@@ -178,6 +199,7 @@ class Summing:
             "abandoned": dict(self.abandoned),
             "lost": dict(self.lost),
             "paid": {site: sorted(rounds) for site, rounds in self.paid.items()},
+            "dropped": [[*what, count] for what, count in sorted(self.dropped.items())],
             "attendance": self._attendance.state,
         }
 
@@ -191,6 +213,7 @@ class Summing:
             counter.update(state[name])
         for site, rounds in state["paid"].items():
             self.paid[site] = {(purpose, round) for purpose, round in rounds}
+        self.dropped = Counter({tuple(what): count for *what, count in state["dropped"]})
         self._attendance.restore(state["attendance"])
 
 
@@ -205,6 +228,7 @@ def _entry(got: Sum, question: Question, state: Mapping[str, Any]) -> Entry:
         "sites": list(got.sites),
         "each": list(got.each),
         "std": got.std,
+        "dropped": dict(got.dropped),
         "failed": None,
         "state": state,
     }
@@ -219,4 +243,10 @@ def _sum(entry: Entry) -> Sum:
         return {n.removeprefix(start): a for n, a in entry.arrays.items() if n.startswith(start)}
 
     each = {site: under(str(number)) for number, site in enumerate(about["each"])}
-    return Sum(arrays=under(_ALL), each=each, sites=tuple(about["sites"]), std=about["std"])
+    return Sum(
+        arrays=under(_ALL),
+        each=each,
+        sites=tuple(about["sites"]),
+        std=about["std"],
+        dropped=about["dropped"],
+    )

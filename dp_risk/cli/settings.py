@@ -21,6 +21,23 @@ class InProcess:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ray:
+    """Flower's simulation engine: cores that a site takes while it answers, and an address.
+
+    Without an address Ray is started on this machine.
+    """
+
+    cpus_per_site: float
+    address: str | None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cpus_per_site <= 1024:
+            raise ConfigurationError(
+                f"grid.cpus_per_site: {self.cpus_per_site} is not in (0, 1024]"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """`bootstrap` resamples give the intervals of exact metrics; `capacity` is what is reviewed."""
 
@@ -196,7 +213,7 @@ class Settings:
     privacy: Privacy | None
     privacy_values: dict[str, Any]
     federation: Federation
-    grid: InProcess
+    grid: InProcess | Ray
     evaluation: Evaluation
     report: Report
     tuning: Tuning

@@ -30,7 +30,7 @@ from dp_risk.privacy.plan import PURPOSES
 from dp_risk.privacy.planning import check_delta
 from dp_risk.privacy.release import digest
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Refused, Trust, Unit
-from server.job import nine_of_ten
+from server.job import four_of_five
 
 _FEDERATION = "federation.yaml"
 # The cap of a simulated site's policy: a plan's own is what bounds an account.
@@ -209,7 +209,8 @@ def _policy(
 ) -> Policy:
     public, unit = settings.data.public, str(settings.privacy_values["unit"])
     shared = (Trust.LOCAL, Trust.DISTRIBUTED)
-    most = nine_of_ten(len(roster))
+    # As few as a run may ask for by itself, whatever its trust and rule.
+    most = four_of_five(len(roster))
     return Policy(
         site=name,
         dataset=settings.data.dataset,

@@ -15,9 +15,9 @@ from flwr.app import Context, RecordDict
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from clients.app import make_app as make_client
 from clients.site import Site
 from dp_risk import models
+from dp_risk.cli.grids import running
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.data.schema import Schema
@@ -25,7 +25,6 @@ from dp_risk.evaluation.metrics import auprc, evaluate
 from dp_risk.privacy.dpsgd import load_weights
 from dp_risk.privacy.plan import Plan
 from server.app import make_app as make_server
-from server.grids import InProcessGrid
 from server.job import Job
 
 Progress = Callable[[int, Plan, float | None, float | None], None]
@@ -73,14 +72,11 @@ def run(
     (folder / "config.yaml").write_text(settings.yaml)
     holdout = public_holdout(sites)
     watcher = _Watcher(job, holdout, progress)
-    grid = InProcessGrid(
-        make_client(remember=not settings.grid.amnesia),
-        {number + 2: str(site.resolve()) for number, site in enumerate(sites)},
-    )
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"job": job.to_json()}
     )
-    make_server(watcher)(grid, context)
+    with running(settings.grid, sites) as grid:
+        make_server(watcher)(grid, context)
     record: dict[str, Any] = json.loads((folder / "run.json").read_text())
     record["simulated"] = True
     if holdout is not None:

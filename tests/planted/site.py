@@ -24,7 +24,7 @@ from dp_risk.privacy.plan import EVALUATION, TRAINING, Plan
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
 from dp_risk.types import RandomnessKind, Split
-from server import rounds
+from server import sites
 from tests.planted.defects import Defect
 
 Patches = pytest.MonkeyPatch
@@ -111,7 +111,7 @@ def _array_beside(purpose: str, value: Callable[[Any], float]) -> Callable[[Patc
     """Plant one exact number of the rows in a release; the server overlooks it."""
 
     def plant(monkeypatch: Patches) -> None:
-        compute, fits = site_module.compute, rounds.releases
+        compute, fits = site_module.compute, sites.releases
 
         def more(plan: Plan, asked: str, rows: Any, *rest: Any) -> Any:
             found = compute(plan, asked, rows, *rest)
@@ -120,11 +120,12 @@ def _array_beside(purpose: str, value: Callable[[Any], float]) -> Callable[[Patc
         def without(*args: Any, **named: Any) -> Any:
             found = fits(*args, **named)
             for release in found.values():
-                release.arrays.pop("more", None)
+                if isinstance(release, Release):
+                    release.arrays.pop("more", None)
             return found
 
         monkeypatch.setattr(site_module, "compute", more)
-        monkeypatch.setattr(rounds, "releases", without)
+        monkeypatch.setattr(sites, "releases", without)
 
     return plant
 

@@ -101,6 +101,15 @@ def test_only_releases_of_this_round_count() -> None:
         11: headed,
     }
     public = dict.fromkeys(answers, keys.public_hex(SITE_KEY))
-    good = releases(answers, public, run="run-1", purpose="training", round=0)
-    assert set(good) == {8}
-    assert good[8].arrays["w"].tolist() == [0.0, 1.0, 2.0]
+    found = releases(answers, public, run="run-1", purpose="training", round=0)
+    reasons = {node: found.pop(node) for node in answers if isinstance(found[node], str)}
+    assert set(found) == {8}
+    assert reasons == {
+        1: "refused",
+        2: "stale: of another round",
+        3: "of another run",
+        4: "for another purpose",
+        **dict.fromkeys((5, 6, 7), "no release, or not what its digest says"),
+        **dict.fromkeys((9, 10, 11), "not signed with the site's key"),
+    }
+    assert found[8].arrays["w"].tolist() == [0.0, 1.0, 2.0]

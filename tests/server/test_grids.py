@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,37 @@ def test_a_reply_is_pulled_once(sites: Callable[..., list[Path]]) -> None:
     assert len(list(grid.pull_messages(ids))) == 1
     assert list(grid.pull_messages(ids)) == []
     assert list(grid.pull_messages(["unknown"])) == []
+
+
+def test_sites_side_by_side_answer_in_their_own_time_and_fail_alone() -> None:
+    gate = threading.Event()
+
+    def app(message: Message, context: Context) -> Message:
+        where = context.node_config["site"]
+        if where == "b":
+            assert gate.wait(5)
+        if where == "c":
+            raise RuntimeError(SECRET)
+        return Message(wire.statement_record({"site": where}), reply_to=message)
+
+    heard: list[int] = []
+    with ThreadPoolExecutor(3) as executor:
+        grid = InProcessGrid(
+            app, {2: "a", 3: "b", 4: "c"}, lambda _, reply: heard.append(1), executor
+        )
+        messages = [
+            grid.create_message(wire.request_record({}), "query", n, "0") for n in (2, 3, 4)
+        ]
+        ids = list(grid.push_messages(messages))
+        early = []
+        while len(early) < 2:
+            early += grid.pull_messages(ids)
+        assert {reply.metadata.src_node_id for reply in early} == {2, 4}
+        assert SECRET not in str([message_to_proto(reply) for reply in early])
+        assert not list(grid.send_and_receive(messages[1:2], timeout=0.01))
+        gate.set()
+        late = []
+        while not late:
+            late += grid.pull_messages(ids)
+        assert late[0].metadata.src_node_id == 3
+    assert len(heard) == 4

@@ -105,3 +105,39 @@ def test_adam_needs_a_learning_rate() -> None:
     with pytest.raises(ConfigurationError, match=r"federation\.learning_rate"):
         Federation(**{**FEDERATION, "adam": 0.99})
     assert Federation(**{**FEDERATION, "adam": 0.99, "learning_rate": 0.1}).adam == 0.99
+
+
+def test_a_rule_bears_one_of_five_and_waits_for_the_others_only() -> None:
+    one = job(sites=10, rule="median")
+    assert (one.federation.byzantine, one.federation.fewest(one.privacy)) == (2, 8)
+    assert job(sites=10).federation.byzantine == 0
+    assert job(sites=10).federation.fewest(one.privacy) == 10
+    assert job(sites=10, rule="krum", max_byzantine=1).federation.fewest(one.privacy) == 9
+    assert job(sites=10, rule="trimmed_mean", min_sites=5).federation.fewest(one.privacy) == 5
+    assert Job.from_json(one.to_json()) == one
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rule": "mean"}, r"federation\.rule: mean is not one of sum, median, trimmed_mean"),
+        ({"max_byzantine": 1}, r"federation\.max_byzantine: rule sum bears no site that lies"),
+        ({"rule": "median", "max_byzantine": -1}, r"max_byzantine: -1 is not at least 0"),
+        ({"rule": "median", "max_byzantine": 4}, r"4 of 10 sites lying median needs 9 .* 6 may"),
+        ({"rule": "krum", "max_byzantine": 3}, r"3 of 10 sites lying krum needs 9 .* 7 may"),
+        ({"rule": "multi_krum", "min_sites": 6}, r"2 of 10 sites .* needs 7 .*, and 6 may"),
+        ({"rule": "median", "sites": 2}, r"1 of 2 sites lying median needs 3"),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Federation(**{**FEDERATION, "sites": 10, **changes})
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "multi_krum"])
+def test_a_secure_sum_has_no_rule(rule: str) -> None:
+    one = job(sites=10, rule=rule)
+    with pytest.raises(ConfigurationError, match=rf"federation\.rule: {rule} needs .*own answer"):
+        dataclasses.replace(one, privacy=Privacy(**{**PRIVACY, "trust": "distributed"}))
+    bare = Privacy(**{**PRIVACY, "trust": "none", "epsilon": None})
+    assert dataclasses.replace(one, privacy=bare).federation.byzantine == 2

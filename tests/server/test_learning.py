@@ -31,8 +31,7 @@ def learner(one: Job | None = None, *, noise: float = 1e-3, **changes: Any) -> L
         coding=CODING,
         plan=plan(**planned),
         start={k: v.numpy().copy() for k, v in module.state_dict().items()},
-        units=1000.0,
-        noises=1.0,
+        noise=noise / 1000.0,
     )
 
 

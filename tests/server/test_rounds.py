@@ -19,13 +19,14 @@ from clients.app import make_app
 from clients.rotation import rotate
 from clients.site import Site
 from dp_risk import wire
+from dp_risk.privacy.planning import Privacy
 from dp_risk.types import ConfigurationError, FederationError, Refused, VerificationError
 from server.grids import InProcessGrid
 from server.job import Job
 from server.rounds import execute
 from tests.federation import history, kinds, weights
 
-from .test_job import job
+from .test_job import PRIVACY, job
 
 Sites = Callable[..., list[Path]]
 
@@ -316,10 +317,29 @@ def test_a_site_that_releases_nonsense_is_named_and_believed_by_nobody(
 def test_absurd_sums_that_still_fit_stop_the_run_with_a_reason(
     tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = sites(2)
+    # Without noise nothing is clipped, so that no sum is too long.
+    folders = sites(2, public=True, units=120)
     nonsense(monkeypatch, "training", folders[1], lambda array: array + 1e11)
+    bare = Privacy(**{**PRIVACY, "trust": "none", "epsilon": None})
     with pytest.raises(FederationError, match=r"after round 1: .*absurd sums; charges are kept"):
-        execute(grid(folders), asked(tmp_path))
+        execute(grid(folders), replace(asked(tmp_path), privacy=bare))
+
+
+def test_a_sum_that_no_honest_site_can_send_is_dropped_with_a_reason(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = sites(2)
+    nonsense(monkeypatch, "training", folders[1], lambda array: 100 * array)
+    record = execute(grid(folders), asked(tmp_path, min_sites=1))
+    reason = "longer than an honest answer can be"
+    lines = (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()
+    found = [json.loads(line)["dropped"] for line in lines]
+    assert found[0] == [{"site": "site-01", "reason": reason}]
+    assert record["dropped"][0] | {"answers": 0} == {
+        "purpose": "training", "site": "site-01", "reason": reason, "answers": 0
+    }  # fmt: skip
+    assert [site["rounds_joined"] for site in record["sites"]] == [3, 0]
+    assert (record["rule"], record["max_byzantine"]) == ("sum", 0)
 
 
 def test_a_run_starts_from_given_weights(tmp_path: Path, sites: Sites) -> None:
