@@ -21,6 +21,13 @@ class InProcess:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A real federation; `operator` is the folder of whoever starts the run."""
+
+    operator: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """`bootstrap` resamples give the intervals of exact metrics; `capacity` is what is reviewed."""
 
@@ -196,7 +203,7 @@ class Settings:
     privacy: Privacy | None
     privacy_values: dict[str, Any]
     federation: Federation
-    grid: InProcess
+    grid: InProcess | Deployment
     evaluation: Evaluation
     report: Report
     tuning: Tuning
@@ -207,6 +214,19 @@ class Settings:
     audit: Audit
     seed: int
     yaml: str
+
+    @property
+    def in_process(self) -> InProcess:
+        """The grid of a run over simulated sites.
+
+        Raises
+        ------
+        ConfigurationError
+            If another was asked for.
+        """
+        if not isinstance(self.grid, InProcess):
+            raise ConfigurationError("grid: a real federation's runs: `dp-risk federation run`")
+        return self.grid
 
     @property
     def asked(self) -> Privacy:

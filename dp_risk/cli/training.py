@@ -74,7 +74,7 @@ def run(
     holdout = public_holdout(sites)
     watcher = _Watcher(job, holdout, progress)
     grid = InProcessGrid(
-        make_client(remember=not settings.grid.amnesia),
+        make_client(remember=not settings.in_process.amnesia),
         {number + 2: str(site.resolve()) for number, site in enumerate(sites)},
     )
     context = Context(
