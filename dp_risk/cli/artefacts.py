@@ -149,14 +149,14 @@ def _signing_key() -> keyring.Key:
     return keyring.load_or_create(home / "dp-risk" / "signing.key")
 
 
-def sign(folder: Path) -> None:
-    """Write `manifest.json`: digests of all other files, signed with this user's key."""
+def sign(folder: Path, key: keyring.Key | None = None) -> None:
+    """Write `manifest.json`: digests of all other files, signed with a key, else this user's."""
     files = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _MANIFEST
     }
-    key = _signing_key()
+    key = key or _signing_key()
     body = {
         "schema_version": _MANIFEST_VERSION,
         "files": files,

@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dp_risk.cli.settings import (
     Audit,
+    Deployment,
     Evaluation,
     Frontier,
     InProcess,
@@ -39,7 +40,7 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "partition": (Iid, Dirichlet, ByColumn, ByTime),
     "model": tuple(REGISTRY.values()),
     "federation": (Federation,),
-    "grid": (InProcess, Ray),
+    "grid": (InProcess, Ray, Deployment),
     "evaluation": (Evaluation,),
     "report": (Report,),
     "tuning": (Tuning,),
@@ -118,6 +119,21 @@ def sweep(overrides: Sequence[str]) -> Iterator[list[str]]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_line(error)) from None
     yield from (list(job) for job in itertools.product(*choices))
+
+
+def asked_for(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of overrides by key, as they are written; `group=choice` too.
+
+    Raises
+    ------
+    ConfigurationError
+        On an override that does not parse.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        return {override.get_key_element().lstrip("+~"): override.value() for override in parsed}
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_line(error)) from None
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -6,15 +6,23 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dp_risk.privacy.plan import Plan
 
-Step = Callable[[int, Plan, float | None, float | None], None]
+class Planned(Protocol):
+    """What has a number of rounds: a plan, or what a server says of one."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole run."""
+        ...
+
+
+Step = Callable[[int, Planned, float | None, float | None], None]
 
 
 def console() -> Console:
@@ -50,7 +58,7 @@ def progress(title: str, *, as_json: bool) -> Iterator[Step]:
         task = bar.add_task(title, total=1, facts="")
         shown = {"epsilon": "", "auprc": ""}
 
-        def step(done: int, plan: Plan, spent: float | None, auprc: float | None) -> None:
+        def step(done: int, plan: Planned, spent: float | None, auprc: float | None) -> None:
             if spent is not None:
                 shown["epsilon"] = f"epsilon {spent:.3f}"
             if auprc is not None:
@@ -66,7 +74,7 @@ def quiet(*_: object) -> None:
 
 
 def _json_steps(title: str) -> Step:
-    def step(done: int, plan: Plan, spent: float | None, auprc: float | None) -> None:
+    def step(done: int, plan: Planned, spent: float | None, auprc: float | None) -> None:
         if spent is None and auprc is None and done != plan.rounds:
             return
         line = {"run": title, "round": done, "rounds": plan.rounds}

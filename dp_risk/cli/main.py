@@ -6,10 +6,10 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dp_risk import __version__
 from dp_risk.cli import ledger as ledger_verbs
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"dp-risk: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"dp-risk: interrupted; {_kept(getattr(options, 'verb', ''))}", file=sys.stderr)
+        print(f"dp-risk: interrupted; {_kept(options)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         return 0
@@ -89,9 +89,11 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _kept(verb: str) -> str:
+def _kept(options: argparse.Namespace) -> str:
     """Say what an interrupted command leaves behind."""
-    if verb in ("audit", "frontier"):
+    if options.verb == "federation":
+        return "the federation goes on"
+    if options.verb in ("audit", "frontier"):
         return "its sites were simulated: no ledger of yours was charged, and nothing was written"
     return (
         "charges are kept and rounds that never ran are given back; run the same command to start "
@@ -242,11 +244,12 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             units = sizes.declared_units(settings)
         plan.show(settings, units, options.out)
         return None
-    from dp_risk.cli import artefacts, forecast, frontier, simulate, training
+    from dp_risk.cli import artefacts, forecast, frontier, simulate, summary, training
     from dp_risk.cli.audit import audit
     from dp_risk.cli.display import console, progress
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    _ = settings.simulated
     if options.verb == "frontier":
         settings.data.load_schema()
         folder = artefacts.run_folder(settings.run.dir, options.verb, job)
@@ -278,44 +281,8 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
                 )
             artefacts.write_report(folder, html=settings.report.html)
             artefacts.sign(folder)
-    if asked.epsilon is not None:
-        worst = max(record["sites"], key=lambda site: float(site["lifetime_used"]))
-        screen.print(
-            f"run: epsilon {record['epsilon_spent']:.4g} at each of {len(record['sites'])} sites "
-            f"(delta {asked.delta:g}, trust {_trust(record)})\n"
-            f"lifetime: {worst['lifetime_used']:.1%} of the budget used (epsilon "
-            f"{worst['epsilon_lifetime']:.4g} of {worst['epsilon_lifetime_budget']:g} by the "
-            "filter, which adds a constant once)"
-        )
-    if asked.epsilon is None or asked.randomness == "seeded":
-        screen.print("this run is not private: it had no noise, or noise that can be repeated")
-    if record["ridge"] is None:
-        screen.print(
-            "plain steps, because of federation.learning_rate, federation.steps_per_round or fewer "
-            "than ten rounds: the model may be much worse than with the defaults"
-        )
-    utility = record["utility"]
-    if utility is None:
-        screen.print(
-            "no utility: the data is not public and no estimate was charged, or nothing is held out"
-        )
-    else:
-        how = ", estimated with noise" if record["utility_source"] == "charged" else ""
-        for name in ("auroc", "auprc"):
-            e = utility[name]
-            if e["value"] is None or (e["low"] <= 0 and e["high"] >= 1):
-                screen.print(f"{name.upper()}: too few held-out units to tell (0 to 1{how})")
-                continue
-            figures = f"{e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f}{how})"
-            screen.print(f"{name.upper()} {figures}")
-    screen.print(f"{record['seconds']:.1f} s; report: {folder / 'report.html'}")
+    summary.show(screen, record, asked, folder)
     return folder
-
-
-def _trust(record: Mapping[str, Any]) -> str:
-    colluding = record["max_colluding"]
-    among = "" if colluding is None else f", {colluding} of {len(record['sites'])} may collude"
-    return f"{record['trust']}{among}"
 
 
 def _score(options: argparse.Namespace) -> None:

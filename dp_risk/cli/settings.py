@@ -38,6 +38,13 @@ class Ray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A real federation; `operator` is the folder of whoever starts the run."""
+
+    operator: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """`bootstrap` resamples give the intervals of exact metrics; `capacity` is what is reviewed."""
 
@@ -213,7 +220,7 @@ class Settings:
     privacy: Privacy | None
     privacy_values: dict[str, Any]
     federation: Federation
-    grid: InProcess | Ray
+    grid: InProcess | Ray | Deployment
     evaluation: Evaluation
     report: Report
     tuning: Tuning
@@ -224,6 +231,32 @@ class Settings:
     audit: Audit
     seed: int
     yaml: str
+
+    @property
+    def simulated(self) -> InProcess | Ray:
+        """The grid of a run over simulated sites.
+
+        Raises
+        ------
+        ConfigurationError
+            If another was asked for.
+        """
+        if isinstance(self.grid, Deployment):
+            raise ConfigurationError("grid: a real federation's runs: `dp-risk federation run`")
+        return self.grid
+
+    @property
+    def in_process(self) -> InProcess:
+        """The grid of an audit.
+
+        Raises
+        ------
+        ConfigurationError
+            If another was asked for.
+        """
+        if not isinstance(self.grid, InProcess):
+            raise ConfigurationError("grid: an audit watches sites in this process: use in_process")
+        return self.grid
 
     @property
     def asked(self) -> Privacy:

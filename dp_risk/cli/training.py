@@ -75,7 +75,7 @@ def run(
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"job": job.to_json()}
     )
-    with running(settings.grid, sites) as grid:
+    with running(settings.simulated, sites) as grid:
         make_server(watcher)(grid, context)
     record: dict[str, Any] = json.loads((folder / "run.json").read_text())
     record["simulated"] = True

@@ -19,7 +19,8 @@ class Data:
     name : str or None
         Built-in name, or the dataset id of a file (None: the file's name).
     path, schema : str or None
-        CSV or Parquet file and its filled-in schema; both None for built-in data.
+        CSV or Parquet file and its filled-in schema; both None for built-in data. A schema alone
+        stands for rows that are at the sites of a real federation.
     label, account : str or None
         Columns that replace the schema's.
     public : bool
@@ -91,5 +92,5 @@ class Data:
         ConfigurationError
             If the file is missing or not filled in.
         """
-        path = self.file.with_suffix(".yaml") if self.path is None else Path(str(self.schema))
+        path = Path(self.schema) if self.schema else self.file.with_suffix(".yaml")
         return Schema.from_yaml(path, label=self.label, account=self.account)

@@ -91,9 +91,11 @@ def test_every_verb_has_an_example() -> None:
 def test_an_example_of_the_help_parses_and_composes(line: str) -> None:
     options = cli._parser().parse_args(shlex.split(line)[1:])
     if "overrides" in options:
-        jobs = list(sweep(options.overrides)) if options.multirun else [options.overrides]
+        sweeps = getattr(options, "multirun", False)
+        jobs = list(sweep(options.overrides)) if sweeps else [options.overrides]
         for job in jobs:
-            built = settings(job)
+            grid = ["grid=deployment"] if options.verb == "federation" else []
+            built = settings([*grid, *job])
             if options.verb != "frontier":
                 assert built.asked.epsilon is not None
 

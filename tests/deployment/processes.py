@@ -43,7 +43,8 @@ class Processes:
     def start(self, name: str, script: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
         """Start a script in a new process group."""
         scripts = Path(sys.executable).parent
-        with (self.folder / f"{name}.log").open("wb") as log:
+        # A process that is started again goes on in its log.
+        with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(scripts / script), *map(str, arguments)],
                 cwd=self.folder,
@@ -79,6 +80,16 @@ class Processes:
     def wait_for_exit(self, name: str) -> int:
         """Return the exit code of a process that ends by itself."""
         return self._started[name].wait(max(0.0, self.deadline - time.monotonic()))
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """Return a started process."""
+        return self._started[name]
+
+    def kill(self, name: str) -> None:
+        """Kill a process and its group at once."""
+        process = self._started[name]
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
 
     def stop(self) -> None:
         """End every process: asked first, so that Flower ends what it started, then killed."""

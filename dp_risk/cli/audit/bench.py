@@ -83,9 +83,7 @@ class Bench:
         self.opponent = Opponent(
             {folder.name: folder for folder in folders}, settings.data.load_schema()
         )
-        if not isinstance(settings.grid, InProcess):
-            raise ConfigurationError("grid: an audit watches sites in this process: use in_process")
-        app = make_client(remember=not settings.grid.amnesia, open_site=self.spy.open)
+        app = make_client(remember=not settings.in_process.amnesia, open_site=self.spy.open)
         sites = {node: str(folder.resolve()) for node, folder in self._folders.items()}
         self.grid = InProcessGrid(app, sites, self._hear)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Add = Callable[[str, str, str], argparse.ArgumentParser]
+_OPERATOR = Path("federation/operator")
 
 
 def add_verbs(add: Add) -> None:
@@ -79,6 +80,45 @@ def add_verbs(add: Add) -> None:
     verb.add_argument("--out", type=Path, required=True, help="new folder for the operator")
     verb.set_defaults(act=_operator)
 
+    verb = add(
+        "serve",
+        "serve a federation until the process is ended; unfinished runs go on",
+        "federation serve fed",
+    )
+    verb.add_argument("folder", type=Path, metavar="FED", help="the federation's folder")
+    verb.add_argument("--log-json", action="store_true", help="events as JSON lines")
+    verb.add_argument("--insecure", action="store_true", help="serve a federation without TLS")
+    verb.set_defaults(act=_serve)
+
+    verb = add(
+        "run",
+        "one run of a federation, watched from anywhere; interrupting it only stops the watching",
+        "federation run privacy.epsilon=1 grid.operator=operator",
+    )
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+    verb.add_argument("--log-json", action="store_true", help="progress as JSON lines")
+    verb.add_argument("--attach", metavar="RUN", help="watch a run that was asked for before")
+    verb.set_defaults(act=_run)
+
+    verb = add(
+        "status",
+        "sites, runs and lifetime budgets of a federation",
+        "federation status --operator operator --watch",
+    )
+    _add_operator(verb)
+    verb.add_argument("--json", action="store_true", help="one JSON object")
+    verb.add_argument("--watch", action="store_true", help="again and again, until interrupted")
+    verb.set_defaults(act=_status)
+
+    verb = add(
+        "stop",
+        "end a run at the server and its sites; what was charged stays charged",
+        "federation stop 0123456789abcdef --operator operator",
+    )
+    verb.add_argument("run", metavar="RUN", help="id of the run")
+    _add_operator(verb)
+    verb.set_defaults(act=_stop)
+
 
 def _init(options: argparse.Namespace) -> None:
     from dp_risk.cli.federation.init import init
@@ -115,3 +155,45 @@ def _operator(options: argparse.Namespace) -> None:
 
     for line in operator(options.folder, options.name, options.out):
         print(line)
+
+
+def _add_operator(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--operator",
+        type=Path,
+        default=_OPERATOR,
+        metavar="DIR",
+        help=f"the operator's folder (default: {_OPERATOR})",
+    )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from dp_risk.cli.federation.serve import serve
+
+    serve(
+        options.folder,
+        insecure=options.insecure,
+        as_json=options.log_json,
+        verbose=options.verbose,
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    from dp_risk.cli.federation.run import run
+
+    run(options.overrides, as_json=options.log_json, attach=options.attach)
+
+
+def _status(options: argparse.Namespace) -> None:
+    from dp_risk.cli.federation.status import status
+
+    status(options.operator, as_json=options.json, watch=options.watch)
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from dp_risk.cli.federation.status import stop
+
+    print(stop(options.operator, options.run))
