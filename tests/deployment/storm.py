@@ -1,7 +1,7 @@
 """Faults on purpose: what happens to a real federation in years, in minutes.
 
 A `Storm` kills, freezes and starts processes, cuts and slows connections, fills disks, moves
-clocks, sends garbage to every port, and lets strangers try. Every fault heals by itself after a while.
+clocks, sends garbage to every port, and lets strangers try. Every fault heals by itself.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, back}
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         self._writers -= {writer, back}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
