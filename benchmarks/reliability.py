@@ -9,8 +9,10 @@ operator ask for one run, and injects faults until it is over (tests/deployment/
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -33,7 +35,12 @@ def main() -> None:
     outcomes = []
     for number in range(asked.first, asked.first + asked.storms):
         trust = ("local", "distributed")[number % 2]
-        with tempfile.TemporaryDirectory() as folder:
+        # What every process wrote is said at its end, for tests that fail.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
             outcome = endure(
                 Path(folder) / "storm",
                 seed=number,

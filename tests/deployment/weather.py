@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clients.site import LEDGER
 from dp_risk.federation import files, node_keys
 from dp_risk.federation.letters import FederationLetter
 from dp_risk.federation.membership import LETTER
@@ -110,6 +111,7 @@ def endure(
             f"federation.timeout={seconds}",
         )
         start, operator = time.monotonic(), federation.running.process("run")
+        federation.wait_until(lambda: "is asked for" in _said(federation))
         storm = Storm(federation=federation, proxies=proxies, revoked=revoked, seed=seed)
         storm.rage(lambda: operator.poll() is not None, seconds=seconds, pause=pause)
         ended = _wait(operator, seconds)
@@ -119,7 +121,7 @@ def endure(
         problems, charges, spent = _reconciled(federation)
         problems += [*storm.leaks, *_leaked(federation)]
         record = json.loads((place / "run.json").read_text()) if ended == 0 else {}
-        log = (federation.running.folder / "run.log").read_text().strip().splitlines()
+        log = _said(federation).strip().splitlines()
     return Outcome(
         seed=seed,
         trust=trust,
@@ -133,6 +135,11 @@ def endure(
         lost=record.get("answers_lost", 0),
         problems=tuple(problems),
     )
+
+
+def _said(federation: Loopback) -> str:
+    """Return what the operator was told."""
+    return (federation.running.folder / "run.log").read_text()
 
 
 def _wait(process: Any, seconds: float) -> int | None:
@@ -163,6 +170,8 @@ def _reconciled(federation: Loopback) -> tuple[list[str], int, int]:
     """Return what is wrong with the ledgers, all charges, and those without a stored release."""
     problems, charges, spent = [], 0, 0
     for site in federation.sites:
+        if not (federation.site(site) / LEDGER).exists():
+            continue
         entries = federation.entries(site)
         charged, released = (
             Counter(
