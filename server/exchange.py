@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from server.statements import checked
 
 LOG = logging.getLogger("dp_risk.server")
 _POLL_SECONDS = 0.1
+# Seconds of silence after which a site is asked again.
+_AGAIN_SECONDS = 10.0
 
 
 def wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
@@ -48,27 +51,50 @@ def ask(
 ) -> dict[int, RecordDict]:
     """Send one request to every node; return the contents of the answers that came in time.
 
-    `values` may depend on the node.
+    A message is lost when a connection breaks while it is on its way, and nobody is told. So who is
+    silent is asked again after a while, and again after twice as long: a site answers the same
+    request once, and repeats what it has stored. `values` may depend on the node.
     """
-    if not nodes:
-        return {}
-    messages = []
-    for node in nodes:
-        said = values(node) if callable(values) else values
-        content, group = wire.request_record(said, weights), str(said.get("round"))
-        # Nobody waits for an answer after the deadline: nobody shall pay for one.
-        messages.append(Message(content, node, kind, ttl=timeout, group_id=group))
-    waiting = [i for i in grid.push_messages(messages) if i is not None]
-    deadline = time.monotonic() + timeout
-    answers: dict[int, RecordDict] = {}
-    while True:
-        for reply in grid.pull_messages(waiting):
-            waiting.remove(reply.metadata.reply_to_message_id)
+    deadline, pause = time.monotonic() + timeout, _AGAIN_SECONDS
+    silent, answers = set(nodes), dict[int, RecordDict]()
+    waiting: dict[str, int] = {}
+    again = -math.inf
+    while silent:
+        now = time.monotonic()
+        if now > deadline:
+            break
+        if now >= again:
+            # Nobody waits for an answer after the deadline: nobody shall pay for one.
+            ttl, asked = max(deadline - now, 1.0), sorted(silent)
+            messages = [_message(n, kind, values, weights, ttl) for n in asked]
+            pushed = zip(grid.push_messages(messages), asked, strict=False)
+            waiting |= {number: node for number, node in pushed if number is not None}
+            if math.isfinite(again):
+                pause *= 2
+            again = now + pause
+        for reply in grid.pull_messages(list(waiting)):
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is None or node not in silent:
+                continue
+            silent.remove(node)
             if reply.has_content():
-                answers[reply.metadata.src_node_id] = reply.content
-        if not waiting or time.monotonic() > deadline:
-            return answers
-        time.sleep(_POLL_SECONDS)
+                answers[node] = reply.content
+        waiting = {number: node for number, node in waiting.items() if node in silent}
+        if silent:
+            time.sleep(_POLL_SECONDS)
+    return answers
+
+
+def _message(
+    node: int,
+    kind: str,
+    values: Mapping[str, Any] | Callable[[int], Mapping[str, Any]],
+    weights: wire.Arrays | None,
+    ttl: float,
+) -> Message:
+    said = values(node) if callable(values) else values
+    content, group = wire.request_record(said, weights), str(said.get("round"))
+    return Message(content, node, kind, ttl=ttl, group_id=group)
 
 
 def statements(answers: Mapping[int, RecordDict]) -> dict[int, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from server.job import Federation
 LOG = logging.getLogger("dp_risk.server")
 # Seconds that a site has to say that it is there.
 _READY_SECONDS = 5.0
+# Seconds after which the sites of a new run are looked up again.
+_FIRST_SECONDS = 25.0
 Values = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
 
 
@@ -54,11 +57,20 @@ class Sites:
         FederationError
             If too few are there in time, or one states nothing.
         """
-        settings = self._settings
-        nodes = wait_for_nodes(self._grid, settings.sites, settings.timeout)
-        said = self._said(nodes, "query.status", {}, settings.timeout)
-        if len(said) < len(nodes):
-            raise FederationError(f"{len(nodes) - len(said)} sites did not state their budget")
+        settings, said = self._settings, dict[int, Mapping[str, Any]]()
+        deadline = time.monotonic() + settings.timeout
+        while True:
+            nodes = wait_for_nodes(self._grid, settings.sites, settings.timeout)
+            left = max(deadline - time.monotonic(), 1.0)
+            silent = [node for node in nodes if node not in said]
+            answers = ask(self._grid, silent, "query.status", {}, None, min(left, _FIRST_SECONDS))
+            said |= statements(answers)
+            missing = [node for node in nodes if node not in said]
+            # Who refuses has answered; who is silent may have lost its connection.
+            if not missing or answers.keys() & set(missing) or time.monotonic() > deadline:
+                break
+        if missing:
+            raise FederationError(f"{len(missing)} sites did not state their budget")
         views = [SiteView(statement=said[node]) for node in nodes]
         self._keys = {view.site: view.key for view in views}
         self._nodes = {view.site: node for view, node in zip(views, nodes, strict=True)}

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import make_app
 from clients.site import Site
@@ -113,3 +114,42 @@ def test_only_releases_of_this_round_count() -> None:
         **dict.fromkeys((9, 10, 11), "not signed with the site's key"),
     }
     assert found[8].arrays["w"].tolist() == [0.0, 1.0, 2.0]
+
+
+class Losing(InProcessGrid):
+    """A grid on which every node's first messages get lost on their way to it."""
+
+    def __init__(self, folders: dict[int, str], lost: int) -> None:
+        super().__init__(make_app(), folders)
+        self.lost, self.sent = lost, Counter[int]()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.sent[node] += 1
+            if self.sent[node] <= self.lost:
+                ids.append(f"lost-{node}-{self.sent[node]}")
+            else:
+                ids += super().push_messages([message])
+        return ids
+
+
+def test_who_is_silent_is_asked_again(
+    sites: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.exchange._AGAIN_SECONDS", 0.2)
+    grid = Losing({n + 2: str(f) for n, f in enumerate(sites(3))}, lost=2)
+    said = statements(ask(grid, [2, 3, 4], "query.status", {}, None, 20.0))
+    assert [said[node]["site"] for node in (2, 3, 4)] == ["site-00", "site-01", "site-02"]
+    assert grid.sent == {2: 3, 3: 3, 4: 3}
+
+
+def test_who_stays_silent_is_asked_ever_more_rarely(
+    sites: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.exchange._AGAIN_SECONDS", 0.1)
+    grid = Losing({2: str(sites(1)[0])}, lost=10**6)
+    assert ask(grid, [2], "query.status", {}, None, 1.2) == {}
+    # At 0, .1, .3 and .7 seconds, where the machine is quick.
+    assert 2 <= grid.sent[2] <= 4
