@@ -29,9 +29,10 @@ demo: install ## Train at several epsilons on built-in data; writes a report und
 test: lint ## Lint, then the fast tests
 	$(BIN)/python -m pytest -m "$(FAST)"
 
-test-all: lint ## Every test, twice: the second time sites forget everything between messages
+test-all: lint ## Every test, and again with sites that forget everything between messages
+	$(BIN)/python -m pip install --quiet -e '.[dev,ray]' -c constraints.txt
 	$(BIN)/python -m pytest
-	DP_RISK_AMNESIA=1 $(BIN)/python -m pytest
+	DP_RISK_AMNESIA=1 $(BIN)/python -m pytest -m "not deployment and not ray"
 
 lint: install ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
