@@ -37,7 +37,7 @@ class SiteApp(ClientApp):  # type: ignore[misc]
             return super().__call__(message, context)
         except Exception:
             kind = message.metadata.message_type
-            tell(logging.WARNING, "refused", f"refused {kind}: no handler", reason="no handler")
+            tell(logging.WARNING, "refused", message=kind, reason="no handler")
             return Message(wire.refusal_record(), reply_to=message)
 
 

@@ -33,7 +33,7 @@ def gate(open_site: Open) -> Callable[[Message, Context, ClientAppCallable], Mes
             return Message(content, reply_to=message)
         except Exception as error:
             kind, why = message.metadata.message_type, reason(error)
-            tell(logging.WARNING, "refused", f"refused {kind}: {why}", message=kind, reason=why)
+            tell(logging.WARNING, "refused", message=kind, reason=why)
             return Message(wire.refusal_record(), reply_to=message)
 
     return mod

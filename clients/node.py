@@ -151,7 +151,7 @@ class Node:
     # An event, because a signal ends its wait at once.
     pause: Callable[[float], Any] = field(default_factory=lambda: threading.Event().wait)
     _errand: Errand | None = field(default=None, init=False)
-    _said: str = field(default="", init=False)
+    _said: tuple[str, dict[str, str]] | None = field(default=None, init=False)
     _failures: int = field(default=0, init=False)
     _bundles: dict[int, str | Refused] = field(default_factory=dict, init=False)
 
@@ -167,31 +167,31 @@ class Node:
             wait = 0.0
             try:
                 with self.connect() as link:
-                    self._say(logging.INFO, "connected", "connected")
+                    self._say(logging.INFO, "connected")
                     self._work(link)
             except NotAdmitted as error:
-                self._say(logging.ERROR, "not_admitted", str(error))
+                self._say(logging.ERROR, "not admitted", reason=str(error))
                 wait = _NOT_ADMITTED_WAIT
             except Lost as error:
-                self._say(logging.WARNING, "lost", f"no connection: {error}; trying again")
+                self._say(logging.WARNING, "no connection, trying again", reason=str(error))
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(self._failures, 10))
             except Exception as error:
                 # Whatever a library raises on what a server sends, the site keeps trying.
-                self._say(logging.ERROR, "lost", f"no connection: {reason(error)}; trying again")
+                self._say(logging.ERROR, "no connection, trying again", reason=reason(error))
                 wait = _LONGEST_WAIT
             self._failures += 1
             # Many sites that lost one server do not come back at the same moment.
             self.pause(wait * random.uniform(0.5, 1.0))
 
-    def _say(self, level: int, event: str, text: str) -> None:
+    def _say(self, level: int, event: str, **facts: str) -> None:
         """Log a change of the connection; the same again is not said."""
-        if self._said != text:
-            tell(level, event, text)
-        self._said = text
+        if self._said != (event, facts):
+            tell(level, event, **facts)
+        self._said = (event, facts)
 
     def _work(self, link: Link) -> NoReturn:
         if self._errand is not None and self._errand.node != link.node:
-            tell(logging.WARNING, "dropped", "dropped a message: the server was started anew")
+            tell(logging.WARNING, "message dropped", reason="the server was started anew")
             self._errand = None
         last = time.monotonic()
         while True:
@@ -216,16 +216,16 @@ class Node:
                 _report(errand.message, errand.answer, time.monotonic() - start)
             link.send(errand)
         except Gone as error:
-            tell(logging.INFO, "dropped", f"dropped a message: {error}")
+            tell(logging.INFO, "message dropped", reason=str(error))
         except Lost:
             if errand.attempts < _ATTEMPTS:
                 raise
             self._errand = None
-            tell(logging.WARNING, "dropped", f"dropped a message after {_ATTEMPTS} attempts")
+            tell(logging.WARNING, "message dropped", attempts=_ATTEMPTS)
             raise
         except Exception as error:
             # An answer that cannot be encoded: the metadata of the message are not of this world.
-            tell(logging.WARNING, "dropped", f"dropped a message: {reason(error)}")
+            tell(logging.WARNING, "message dropped", reason=reason(error))
 
     def _answer(self, errand: Errand, link: Link) -> Message:
         """Return the answer of the installed app, or the constant refusal."""
@@ -252,7 +252,7 @@ class Node:
         except (Lost, Gone):
             raise
         except Exception as error:
-            tell(logging.WARNING, "refused", f"refused: {reason(error)}", reason=reason(error))
+            tell(logging.WARNING, "refused", reason=reason(error))
             return Message(wire.refusal_record(), reply_to=message)
         finally:
             for site in sites:
@@ -281,9 +281,7 @@ def _report(message: Message, answer: Message, seconds: float) -> None:
     if wire.RECEIPT in content:
         receipt = content.config_records[wire.RECEIPT]
         facts = {name: receipt[name] for name in ("run", "purpose", "round")}
-        text = "answered: run {run}, {purpose}, round {round}".format(**facts)
-        took = round(seconds, 3)
-        tell(logging.INFO, "answered", f"{text}, {took:.2f} s", **facts, seconds=took)
+        tell(logging.INFO, "answered", **facts, seconds=round(seconds, 3))
     elif wire.STATEMENT in content and kind in _SAID:
         run = wire.read_statement(content)["run"]["id"]
-        tell(logging.INFO, _SAID[kind], f"{_SAID[kind]}: run {run}", run=run)
+        tell(logging.INFO, _SAID[kind], run=run)

@@ -1,4 +1,4 @@
-"""The site's own log: one line for people, the same as facts for machines, no value of a row."""
+"""The site's own log: events and facts, no value of a row."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from dp_risk.federation.events import plain
 from dp_risk.types import DpRiskError
 
 LOG = logging.getLogger("dp_risk.site")
 
 
-def tell(level: int, event: str, text: str, **facts: Any) -> None:
+def tell(level: int, event: str, **facts: Any) -> None:
     """Log one event.
 
     Parameters
@@ -20,13 +21,11 @@ def tell(level: int, event: str, text: str, **facts: Any) -> None:
     level : int
         Of `logging`.
     event : str
-        What happened, in one word.
-    text : str
-        The line.
+        What happened, in a few words.
     facts : object
-        The same for machines, as JSON data.
+        What else is known of it, as JSON data.
     """
-    LOG.log(level, "%s", text, extra={"facts": {"event": event, **facts}})
+    LOG.log(level, "%s", plain(event, facts), extra={"facts": {"event": event, **facts}})
 
 
 def reason(error: Exception) -> str:

@@ -87,6 +87,8 @@ class Desk:
             try:
                 operator = self._operator(request, body)
                 return await act(request, operator, body)
+            except requests.TooEarly as error:
+                return _refusal(error, 425)
             except VerificationError as error:
                 return _refusal(error, 401)
             except DpRiskError as error:

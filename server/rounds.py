@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
+from dp_risk.federation import files
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.plan import TRAINING, Plan, costs
 from dp_risk.types import (
@@ -150,7 +151,8 @@ class Run:
             estimates=estimates,
             seconds=self.log.seconds,
         )
-        (self.job.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+        # Last, and whole: where it is, the run is done.
+        files.write(self.job.folder / "run.json", json.dumps(run, indent=2) + "\n")
         return run
 
     def _found(self) -> list[SiteView]:

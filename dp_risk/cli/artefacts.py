@@ -15,6 +15,7 @@ from typing import Any
 from dp_risk.cli.training import load_model
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
+from dp_risk.federation.files import write
 from dp_risk.models.additive import shapes
 from dp_risk.privacy import keys as keyring
 from dp_risk.privacy.entries import verify_head
@@ -106,9 +107,7 @@ def write_report(folder: Path, *, html: bool) -> None:
         (folder / "config.yaml").read_text(),
         [line for line in rounds if line["auprc"] is not None or line["epsilon_spent"] is not None],
     )
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    if html:
-        (folder / "report.html").write_text(render(report))
+    _write_report(folder, report, html=html)
 
 
 def write_audit_report(folder: Path, *, html: bool) -> None:
@@ -116,9 +115,13 @@ def write_audit_report(folder: Path, *, html: bool) -> None:
     audit = read_json(folder / "audit.json")
     config = (folder / "config.yaml").read_text()
     report = build_audit(audit, config, versions(), commit())
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    _write_report(folder, report, html=html)
+
+
+def _write_report(folder: Path, report: dict[str, Any], *, html: bool) -> None:
+    write(folder / "report.json", json.dumps(report, indent=2) + "\n")
     if html:
-        (folder / "report.html").write_text(render(report))
+        write(folder / "report.html", render(report))
 
 
 def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def _signing_key() -> keyring.Key:
 
 def sign(folder: Path, key: keyring.Key | None = None) -> None:
     """Write `manifest.json`: digests of all other files, signed with a key, else this user's."""
-    files = {
+    digests = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _MANIFEST
@@ -159,11 +162,11 @@ def sign(folder: Path, key: keyring.Key | None = None) -> None:
     key = key or _signing_key()
     body = {
         "schema_version": _MANIFEST_VERSION,
-        "files": files,
+        "files": digests,
         "public_key": keyring.public_hex(key),
     }
     signature = keyring.sign(key, _CONTEXT, canonical(body))
-    (folder / _MANIFEST).write_text(_text({**body, "signature": signature}))
+    write(folder / _MANIFEST, _text({**body, "signature": signature}))
 
 
 def _text(manifest: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from dp_risk.data.coding import Coded, Coding
 from dp_risk.evaluation import baselines
 from dp_risk.evaluation.metrics import auprc, auroc
 from dp_risk.evaluation.stored import dp_ebm, dp_ebm_rows, split_digest
+from dp_risk.federation import files
 from dp_risk.types import Refused, Trust
 
 SCHEMA_VERSION = 1
@@ -108,7 +109,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
         "stored": _stored(compared),
         "seconds": round(time.monotonic() - started, 1),
     }
-    (folder / "frontier.json").write_text(json.dumps(frontier, indent=2) + "\n")
+    files.write(folder / "frontier.json", json.dumps(frontier, indent=2) + "\n")
     artefacts.write_report(folder, html=settings.report.html)
     artefacts.sign(folder)
     show.print()

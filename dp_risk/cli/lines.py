@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
+
+from dp_risk.federation.events import plain
 
 # How long the same line is held back after it was said.
 _QUIET_SECONDS = 60.0
@@ -15,13 +18,38 @@ _QUIET_SECONDS = 60.0
 _MOST_LINES = 10_000
 
 
+def line(
+    now: float, level: str, event: str, facts: Mapping[str, Any], *, as_json: bool = False
+) -> str:
+    """Return the line of an event.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since 1970.
+    level : str
+        "info", "warning" or "error"; only JSON says it.
+    event : str
+        What happened, in a few words.
+    facts : mapping of str to object
+        By name.
+    as_json : bool
+        One JSON object; else the time, the event, and `fact=value`.
+    """
+    at = datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds")
+    if as_json:
+        said = {"time": at, "level": level, "event": event, **facts}
+        return json.dumps(said, default=str)
+    return f"{at} {plain(event, facts)}"
+
+
 class Lines:
-    """Writes events: a name, and facts by name.
+    """Writes events.
 
     Parameters
     ----------
     as_json : bool
-        One JSON object a line; else the time, the name, and `fact=value`.
+        Whether as JSON.
     stream : file or None
         Where to; None is standard output.
     clock : callable
@@ -40,16 +68,12 @@ class Lines:
         self._clock = clock
         self._said: dict[str, float] = {}
 
-    def __call__(self, event: str, **facts: Any) -> None:
+    def __call__(self, event: str, *, level: str = "info", **facts: Any) -> None:
         """Write an event."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        if self._as_json:
-            line = json.dumps({"time": now, "event": event, **facts}, default=str)
-        else:
-            line = " ".join([now, event, *(f"{name}={_plain(v)}" for name, v in facts.items())])
-        print(line, file=self._stream or sys.stdout, flush=True)
+        text = line(time.time(), level, event, facts, as_json=self._as_json)
+        print(text, file=self._stream or sys.stdout, flush=True)
 
-    def rarely(self, event: str, **facts: Any) -> None:
+    def rarely(self, event: str, *, level: str = "warning", **facts: Any) -> None:
         """Write an event, unless the very same one was written within the last minute."""
         now, key = self._clock(), repr((event, sorted(facts.items())))
         if now < self._said.get(key, now):
@@ -57,9 +81,24 @@ class Lines:
         if len(self._said) >= _MOST_LINES:
             self._said.clear()
         self._said[key] = now + _QUIET_SECONDS
-        self(event, **facts)
+        self(event, level=level, **facts)
 
 
-def _plain(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return json.dumps(text) if not text or " " in text or not text.isprintable() else text
+class Formatter(logging.Formatter):
+    """Writes what a site tells its log in the same way; what has no facts is an event of words.
+
+    Parameters
+    ----------
+    as_json : bool
+        Whether as JSON.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        facts = dict(getattr(record, "facts", {}))
+        event, level = facts.pop("event", None) or record.getMessage(), record.levelname.lower()
+        return line(record.created, level, event, facts, as_json=self._as_json)

@@ -22,6 +22,7 @@ from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.data.schema import Schema
 from dp_risk.evaluation.metrics import auprc, evaluate
+from dp_risk.federation import files
 from dp_risk.privacy.dpsgd import load_weights
 from dp_risk.privacy.plan import Plan
 from server.app import make_app as make_server
@@ -88,7 +89,7 @@ def run(
         )
         record["utility"] = {name: e.to_dict() for name, e in estimates.items()}
         record["utility_source"] = "exact"
-    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    files.write(folder / "run.json", json.dumps(record, indent=2) + "\n")
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import textwrap
@@ -16,6 +17,7 @@ import yaml
 from dp_risk.types import ConfigurationError
 
 MOST_BYTES = 4 << 20
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 class _Blocks(yaml.SafeDumper):
@@ -55,6 +57,13 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed writers of files left; for a folder that nobody else writes to."""
+    for path in folder.glob(".*"):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink()
 
 
 def read(path: Path) -> bytes:

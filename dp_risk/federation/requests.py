@@ -25,6 +25,10 @@ OPERATOR, TIME, NONCE, SIGNATURE = (
 _NOBODY = keys.public_hex(Ed25519PrivateKey.generate())
 
 
+class TooEarly(VerificationError):
+    """A request from before the server was started; signed a little later it is heard."""
+
+
 class Nonces:
     """Which requests were seen already, for as long as their time is accepted.
 
@@ -126,6 +130,8 @@ def verify(
     VerificationError
         If no operator signed this request, or it is too old, too new, or was heard before. Who is
         an operator cannot be told from the answer or the time that it takes.
+    TooEarly
+        If an operator signed it before the server was started.
     """
     name, time, nonce, signature = (
         headers.get(header, "") for header in (OPERATOR, TIME, NONCE, SIGNATURE)
@@ -146,9 +152,7 @@ def verify(
             f"than {WINDOW_SECONDS}: set the clocks"
         )
     if when < seen.start:
-        raise VerificationError(
-            "the request was signed before the server was started: sign it again"
-        )
+        raise TooEarly("the request was signed before the server was started: sign it again")
     if not seen.use(nonce, now):
         raise VerificationError("the request was heard before, or too many are remembered")
     return name

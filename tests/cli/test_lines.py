@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
+import logging
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_risk.cli.lines import Lines
+from clients.telling import LOG, tell
+from dp_risk.cli.lines import Formatter, Lines
+
+FACTS = st.dictionaries(st.sampled_from("abc"), st.text() | st.floats() | st.none())
 
 
-def said(*, as_json, facts):
+def told(event, *, as_json, facts):
+    """The line of a server."""
     stream = io.StringIO()
-    Lines(as_json=as_json, stream=stream)("it happened", **facts)
+    Lines(as_json=as_json, stream=stream)(event, level="warning", **facts)
     return stream.getvalue()
 
 
-@given(facts=st.dictionaries(st.sampled_from("abc"), st.text() | st.floats() | st.none()))
-def test_an_event_is_one_line_in_both_forms(facts):
+def logged(event, *, as_json, facts):
+    """The line of a site."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Formatter(as_json=as_json))
+    LOG.addHandler(handler)
+    try:
+        tell(logging.WARNING, event, **facts)
+    finally:
+        LOG.removeHandler(handler)
+    return stream.getvalue()
+
+
+@given(event=st.text(min_size=1), facts=FACTS)
+def test_an_event_is_one_line_of_one_shape_on_both_sides(event, facts):
     for as_json in (False, True):
-        text = said(as_json=as_json, facts=facts)
-        assert text.endswith("\n")
-        assert len(text.splitlines()) == 1
-    assert json.loads(text)["event"] == "it happened"
+        texts = [say(event, as_json=as_json, facts=facts) for say in (told, logged)]
+        for text in texts:
+            assert text.endswith("\n")
+            assert len(text.splitlines()) == 1
+        if not as_json:
+            assert len({text.split(" ", 1)[1] for text in texts}) == 1
+    for text in texts:
+        said = json.loads(text)
+        assert list(said) == ["time", "level", "event", *facts]
+        assert (said["level"], said["event"]) == ("warning", event)
 
 
 def test_a_plain_line_can_be_read():
-    text = said(as_json=False, facts={"run": "a1", "epsilon": 0.123456, "reason": "too few"})
-    assert text.split(" ", 1)[1] == 'it happened run=a1 epsilon=0.1235 reason="too few"\n'
+    facts = {"run": "a1", "epsilon": 0.123456, "spent": None, "reason": "too few"}
+    text = told("it happened", as_json=False, facts=facts)
+    at, rest = text.split(" ", 1)
+    assert datetime.datetime.fromisoformat(at).utcoffset() == datetime.timedelta(0)
+    assert rest == 'it happened run=a1 epsilon=0.1235 reason="too few"\n'
+    assert json.loads(told("it happened", as_json=True, facts=facts))["spent"] is None
+
+
+@given(text=st.text())
+def test_no_fact_can_look_like_another_one(text):
+    said = told("it", as_json=False, facts={"a": text, "b": 1}).split(" ", 2)[2]
+    value = said.removeprefix("a=").removesuffix(" b=1\n")
+    assert (json.loads(value) if value[:1] == '"' else value) == text
+
+
+def test_what_others_log_is_an_event_without_facts():
+    record = logging.LogRecord("x", logging.ERROR, "", 1, "no %s\nat all", ("rows",), None)
+    assert Formatter(as_json=False).format(record).endswith(r" no rows\nat all")
+    said = json.loads(Formatter(as_json=True).format(record))
+    assert (said["level"], said["event"]) == ("error", "no rows\nat all")
 
 
 def test_the_very_same_line_is_said_once_a_minute():

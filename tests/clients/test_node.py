@@ -278,7 +278,7 @@ def test_a_run_that_is_over_is_dropped(folder, caplog):
     serve(folder, fake)
     assert [wire.read_release(said).round for said in fake.answers[1:]] == [1]
     assert fake.calls.count("connect") == 1
-    assert "dropped" in events(caplog)
+    assert "message dropped" in events(caplog)
 
 
 def test_a_message_that_never_arrives_is_given_up(folder):
@@ -299,7 +299,7 @@ def test_a_message_that_cannot_be_answered_ends_nothing(folder, caplog, name, va
     fake = Fake([odd, enrol()])
     serve(folder, fake)
     assert len(fake.answers) == 1
-    assert "dropped" in events(caplog)
+    assert "message dropped" in events(caplog)
     assert "\n" not in "".join(record.getMessage() for record in caplog.records)
 
 

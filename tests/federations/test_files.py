@@ -32,6 +32,28 @@ def test_a_file_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatc
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x": "old"}
 
 
+def test_what_a_killed_writer_left_goes_and_nothing_else(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    for name in ("x", "x.0123456789abcdef", ".hidden", ".x.old"):
+        (tmp_path / name).write_text("kept")
+    with monkeypatch.context() as power:
+        power.setattr(files.os, "replace", killed)
+        power.setattr(files.Path, "unlink", killed)
+        with pytest.raises(Killed):
+            files.write(tmp_path / "x", "new")
+    assert len(list(tmp_path.iterdir())) == 5
+    files.tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".hidden", ".x.old", "x", "x.0123456789abcdef",
+    ]  # fmt: skip
+    assert (tmp_path / "x").read_text() == "kept"
+
+
 def test_large_and_missing_files_are_named(tmp_path):
     (tmp_path / "x").write_bytes(b"0" * (files.MOST_BYTES + 1))
     with pytest.raises(ConfigurationError, match="x: larger than 4 MiB"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp_risk.federation import requests
-from dp_risk.federation.requests import WINDOW_SECONDS, Nonces, body_digest
+from dp_risk.federation.requests import WINDOW_SECONDS, Nonces, TooEarly, body_digest
 from dp_risk.privacy import keys
 from dp_risk.types import VerificationError
 
@@ -107,7 +107,7 @@ def test_no_time_is_right_to_repeat_a_request(ahead, later, others):
 def test_a_server_that_forgot_does_not_hear_what_it_may_have_heard():
     headers = signed(now=NOW)
     for start in (NOW + 0.01, NOW + 60):
-        with pytest.raises(VerificationError, match="before the server was started"):
+        with pytest.raises(TooEarly, match="before the server was started"):
             heard(headers, seen=Nonces(start), now=start + 1)
     assert heard(headers, seen=Nonces(NOW - 0.01), now=NOW) == "op"
     assert heard(signed(now=NOW + 61), seen=Nonces(NOW + 60), now=NOW + 61) == "op"

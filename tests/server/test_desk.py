@@ -6,12 +6,13 @@ import asyncio
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from dp_risk.cli.federation.client import BASE, Client
+from dp_risk.cli.federation.client import BASE, Client, SignedTooEarly
 from dp_risk.federation import requests
 from dp_risk.federation.house import OPERATORS, House
 from dp_risk.federation.operator import Operator
@@ -201,6 +202,17 @@ def test_a_request_that_was_heard_before_is_refused(setting):
     setting.transport.spoil = keep
     setting.client.status()
     with pytest.raises(VerificationError, match="heard before"):
+        setting.client.status()
+
+
+def test_a_clock_that_is_behind_a_new_server_is_told_to_come_again(setting, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr("dp_risk.cli.federation.client.time.time", lambda: now - 30)
+    with pytest.raises(SignedTooEarly, match="signed before the server was started"):
+        setting.client.status()
+    # Only operators hear of it.
+    setting.transport.spoil = lambda r: copied(r, headers={requests.SIGNATURE: "0" * 128})
+    with pytest.raises(VerificationError, match="not signed by an operator"):
         setting.client.status()
 
 

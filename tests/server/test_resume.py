@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from flwr.app import Context, Message
 
 from clients.app import make_app
 from clients.site import LEDGER, Site
+from dp_risk.federation import files
 from dp_risk.privacy.planning import Privacy
 from dp_risk.types import VerificationError
 from server.grids import InProcessGrid
@@ -268,7 +272,7 @@ def test_estimates_that_nobody_answered_are_not_asked_again(tmp_path: Path, site
     assert paid(folders[0])["evaluation"] == 0
 
 
-def _killed(**_: Any) -> Any:
+def _killed(*_: Any, **__: Any) -> Any:
     raise Killed
 
 
@@ -280,3 +284,18 @@ def test_a_run_that_is_not_resumable_keeps_no_journal(tmp_path: Path, sites: Sit
     assert not (tmp_path / "out" / "journal").exists()
     # It was closed: what never ran is given back.
     assert [kind for kind, _ in history(folders[0])][-1] == "close"
+
+
+def test_a_record_is_there_whole_or_not_at_all(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = federation(sites, "local")
+    one = asked(tmp_path / "out", "local", 2)
+    with monkeypatch.context() as power:
+        # The content is written by then, and the file is not in its place.
+        power.setattr(files, "os", SimpleNamespace(**{**vars(os), "fsync": _killed}))
+        with pytest.raises(Killed):
+            execute(Mortal(make_app(), folders, 10**6, False), one)
+    assert not (tmp_path / "out" / "run.json").exists()
+    record = execute(Mortal(make_app(), folders, 10**6, False), one)
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == record

@@ -28,6 +28,7 @@ from dp_risk.cli.display import console, stages, table
 from dp_risk.cli.scratch import scratch_place
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder
+from dp_risk.federation import files
 from dp_risk.privacy.plan import Plan
 from dp_risk.types import Adjacency, ConfigurationError, Refused, Trust, VerificationError
 
@@ -77,7 +78,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     with scratch_place() as scratch, stages("audit", as_json=as_json) as progress:
         findings = examine(Scratch(settings=settings, folder=scratch), progress)
     (folder / "config.yaml").write_text(settings.yaml)
-    (folder / "audit.json").write_text(json.dumps(findings.to_dict(), indent=2) + "\n")
+    files.write(folder / "audit.json", json.dumps(findings.to_dict(), indent=2) + "\n")
     artefacts.write_audit_report(folder, html=settings.report.html)
     artefacts.sign(folder)
     _show(findings, folder)

@@ -32,6 +32,10 @@ class Unreachable(FederationError):
     """No answer from the server: it may have one later."""
 
 
+class SignedTooEarly(Unreachable):
+    """Dated before the server was started, by a clock that is behind: it catches up."""
+
+
 class Client:
     """Asks the server in an operator's name; trusts the federation's authority and nobody else.
 
@@ -123,6 +127,8 @@ class Client:
             raise Unreachable(f"{operator.url}: no answer: {why}") from None
         if answer.status_code >= 500:
             raise Unreachable(f"{operator.url}: answers {answer.status_code}")
+        if answer.status_code == httpx.codes.TOO_EARLY:
+            raise SignedTooEarly(f"{operator.url}: {_refusal(answer)}")
         if answer.is_error:
             raise _refusal(answer)
         return answer

@@ -21,6 +21,7 @@ from typing import Any
 from flwr.app import Message
 
 from dp_risk import wire
+from dp_risk.federation import files
 from dp_risk.federation.house import House
 from dp_risk.privacy.plan import Plan
 from dp_risk.types import DpRiskError
@@ -79,6 +80,7 @@ def _train(grid: Any, queue: Queue, run: str, house: House) -> None:
     # Batches are small: more threads cost more than they give.
     torch.set_num_threads(1)
     folder = queue.run_folder(run)
+    files.tidy(folder)
     if not _recorded(folder):
         execute(grid, queue.job(run), Notes(queue, run))
     artefacts.write_report(folder, html=True)

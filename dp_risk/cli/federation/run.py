@@ -7,7 +7,7 @@ import secrets
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +16,21 @@ from typing import Any, TypeVar
 from dp_risk.cli import artefacts, summary
 from dp_risk.cli.compose import asked_for, settings
 from dp_risk.cli.display import Step, console, progress
-from dp_risk.cli.federation.client import Client, Unreachable, failure
+from dp_risk.cli.federation.client import Client, SignedTooEarly, Unreachable, failure
 from dp_risk.cli.settings import Settings
 from dp_risk.federation.operator import Operator
-from dp_risk.types import ConfigurationError, VerificationError
+from dp_risk.types import ConfigurationError, Trust, VerificationError
+from server.robust import Rule
 
 DEFAULT = "federation/operator"
 _LOOK_SECONDS = 1.0
 _MOST_PAUSE = 30.0
+# A frozen site holds a round so long, and is then left out of it; it may come back.
+_DEADLINE_SECONDS = 120.0
+_SPARE_ROUNDS = 3
+# One site of so many may stay away, and one at least where there are three.
+_EXPECTED_LOSSES = 10
+_FEWEST_TO_LOSE_ONE = 3
 _FOLDER_KEY = "grid.operator"
 # What the sites' own folders say, or what only simulated sites have.
 _NOT_HERE = ("partition", "sites", "server", "frontier", "audit", "tuning", "run.start", "data")
@@ -52,7 +59,8 @@ def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
     folder = Path(str(asked.get(_FOLDER_KEY, DEFAULT)))
     operator = Operator.load(folder)
     with Client(operator) as client:
-        composed = composition(overrides, operator, sites=len(client.status()["nodes"]))
+        nodes = _again(client.status, when=SignedTooEarly)["nodes"]
+        composed = composition(overrides, operator, sites=len(nodes))
         place = artefacts.run_folder(composed.run.dir, "federation", None)
         with artefacts.removed_if_empty(place):
             name = attach or secrets.token_hex(8)
@@ -109,7 +117,31 @@ def composition(overrides: Sequence[str], operator: Operator, *, sites: int) -> 
         f"privacy.unit={agreed.unit}",
         f"federation.sites={sites}",
     ]
-    return settings([*mine, *(one for one in overrides if not one.startswith("grid="))])
+    typed = [one for one in overrides if not one.startswith("grid=")]
+    lasting = defaults(settings([*mine, *typed]), asked)
+    return settings([*mine, *lasting, *typed])
+
+
+def defaults(composed: Settings, asked: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of a run that is to outlast frozen and lost sites.
+
+    Parameters
+    ----------
+    composed : Settings
+        Without them.
+    asked : mapping of str to object
+        What was typed, by key: it stays.
+    """
+    federation = composed.federation
+    found: dict[str, float] = {"deadline": _DEADLINE_SECONDS}
+    if composed.privacy_values["trust"] == Trust.LOCAL:
+        found["spare_rounds"] = _SPARE_ROUNDS
+        # Another rule has its own sites to lose: those that lie.
+        if federation.rule == Rule.SUM and federation.sites >= _FEWEST_TO_LOSE_ONE:
+            lost = max(1, federation.sites // _EXPECTED_LOSSES)
+            found["min_sites"] = federation.sites - lost
+    keys = {f"federation.{name}": value for name, value in found.items()}
+    return [f"{key}={value}" for key, value in keys.items() if key not in asked]
 
 
 def job_of(composed: Settings) -> dict[str, Any]:
@@ -173,13 +205,13 @@ def _watch(client: Client, name: str, step: Step) -> None:
             time.sleep(_LOOK_SECONDS)
 
 
-def _again(ask: Callable[[], _Answer]) -> _Answer:
+def _again(ask: Callable[[], _Answer], when: type[Unreachable] = Unreachable) -> _Answer:
     """Ask until there is an answer: a server may be started again."""
     pause, told = _LOOK_SECONDS, False
     while True:
         try:
             return ask()
-        except Unreachable as error:
+        except when as error:
             if not told:
                 print(f"{error}; trying again until it answers", file=sys.stderr)
                 told = True

@@ -68,11 +68,15 @@ def serve(folder: Path, *, insecure: bool, as_json: bool, verbose: bool) -> None
             else f"--insecure: {folder} has certificates; leave the flag out"
         )
     if insecure:
-        tell("INSECURE: no TLS; anybody on the way may read and change messages")
+        tell(
+            "INSECURE",
+            level="warning",
+            what="no TLS: anybody on the way reads and changes messages; never for real data",
+        )
     _quieten(verbose=verbose)
     with _held(folder):
         if house.renew(datetime.datetime.now(datetime.UTC)):
-            tell("certificate renewed")
+            tell("certificate renewed", file=str(house.certificate))
         asyncio.run(_Service(house, tell).run())
     tell("ended")
 

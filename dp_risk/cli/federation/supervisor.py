@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from server.link import Task
-from server.queue import RUNNING, STOPPED, Entry, Queue, Verdict
+from server.queue import FAILED, RUNNING, STOPPED, Entry, Queue, Verdict
 
 # How often a child that lives is looked after; Flower ends a run that nobody keeps for a minute.
 _LOOK_SECONDS = 5.0
@@ -22,6 +22,8 @@ _LOOK_SECONDS = 5.0
 _STABLE_SECONDS = 300.0
 # Sites that cannot be told of the end hear of it with their next run.
 _CLOSINGS = 3
+# How often the progress of a run is told.
+_PARTS = 10
 
 
 class Child(Protocol):
@@ -143,7 +145,7 @@ class Supervisor:
             pause = self._patience.after(deaths)
             reason = f"{why}; it is started again after {pause:g} s"
             self._queue.change(run, reason=reason)
-            self._tell("run interrupted", run=run, reason=reason, deaths=deaths)
+            self._tell("run interrupted", level="warning", run=run, reason=reason, deaths=deaths)
             await self._sleep(pause)
 
     def _judged(self, run: str, deaths: int) -> bool:
@@ -154,8 +156,8 @@ class Supervisor:
         if verdict is None:
             return False
         self._queue.change(run, **asdict(verdict))
-        said = {} if verdict.reason is None else {"reason": verdict.reason}
-        self._tell(f"run {verdict.state}", run=run, **said)
+        level = "error" if verdict.state == FAILED else "info"
+        self._tell(f"run {verdict.state}", level=level, run=run, reason=verdict.reason)
         return True
 
     async def _attempt(self, entry: Entry) -> str:
@@ -174,7 +176,7 @@ class Supervisor:
 
     async def _watch(self, child: Child, entry: Entry, task: Task) -> str:
         waiting = asyncio.ensure_future(child.wait())
-        said: Any = None
+        said = _told({})
         try:
             while True:
                 changed = asyncio.ensure_future(self._changed.wait())
@@ -190,8 +192,8 @@ class Supervisor:
                 if not self._link.keep(task):
                     return "the server was asleep for too long"
                 progress = self._queue.progress(entry.run)
-                if progress != said:
-                    said = progress
+                if _told(progress) != said:
+                    said = _told(progress)
                     self._tell("run progress", run=entry.run, **progress)
         finally:
             waiting.cancel()
@@ -207,6 +209,11 @@ class Supervisor:
 
 def _closing(entry: Entry) -> dict[str, bool]:
     return {"close": True} if entry.stop else {}
+
+
+def _told(progress: Mapping[str, Any]) -> int:
+    """Return in which part of a run, one of ten, its last round was."""
+    return _PARTS * int(progress.get("round", 0)) // max(1, int(progress.get("rounds", 1)))
 
 
 def _how(code: int) -> str:

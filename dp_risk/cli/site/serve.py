@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import fcntl
-import json
 import logging
 import signal
 import sys
@@ -19,6 +17,7 @@ from clients.fleet import Fleet, Server
 from clients.node import Ended, Ending, Node
 from clients.site import Site
 from clients.telling import LOG, tell
+from dp_risk.cli.lines import Formatter
 from dp_risk.federation import node_keys
 from dp_risk.federation.agreement import Agreement
 from dp_risk.federation.membership import Membership
@@ -59,7 +58,7 @@ def serve(folder: Path, *, insecure: bool, as_json: bool, verbose: bool) -> int:
                 fleet = Fleet(server=_prepared(folder, insecure))
                 Node(site=folder, connect=fleet, ending=ending).serve()
         except Ended:
-            tell(logging.INFO, "ended", "ended: charges are kept, the same command goes on")
+            tell(logging.INFO, "ended", then="charges are kept, the same command goes on")
     return _INTERRUPTED if ending.number == signal.SIGINT else 0
 
 
@@ -108,18 +107,17 @@ def _prepared(folder: Path, insecure: bool) -> Server:
         tell(
             logging.INFO,
             "serving",
-            f"site {policy.site} of the federation {membership.name} at {membership.url}; "
-            f"epsilon {left:.4g} of {policy.lifetime_epsilon:g} left for its lifetime",
             site=policy.site,
             federation=membership.name,
             address=membership.url,
             left_epsilon=left,
+            lifetime_epsilon=policy.lifetime_epsilon,
         )
         if insecure:
             tell(
                 logging.WARNING,
-                "insecure",
-                "NO TLS: anybody on the way reads and changes what is said; never for real data",
+                "INSECURE",
+                what="no TLS: anybody on the way reads and changes messages; never for real data",
             )
         # Coded once and kept: what is wrong with the file is said now, not in the first round.
         _ = site.shard.train, site.shard.holdout_units
@@ -152,25 +150,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-class _Lines(logging.Formatter):
-    """One line an event, as text or as JSON."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        super().__init__()
-        self._as_json = as_json
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line; what is not printable in it is escaped."""
-        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-        text = record.getMessage()
-        if not self._as_json:
-            plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-            return f"{at:%Y-%m-%d %H:%M:%S} {plain}"
-        facts = getattr(record, "facts", {"event": "log"})
-        said = {"time": at.isoformat(), "level": record.levelname.lower(), **facts, "text": text}
-        return json.dumps(said)
-
-
 @contextmanager
 def _lines(*, as_json: bool, verbose: bool) -> Iterator[None]:
     """Write the site's own log to standard output, and Flower's with `verbose` only."""
@@ -178,7 +157,7 @@ def _lines(*, as_json: bool, verbose: bool) -> Iterator[None]:
     flower = logging.getLogger("flwr")
     before = (LOG.handlers, LOG.propagate, LOG.level, flower.level)
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Lines(as_json=as_json))
+    handler.setFormatter(Formatter(as_json=as_json))
     LOG.handlers, LOG.propagate = [handler], False
     LOG.setLevel(logging.INFO)
     flower.setLevel(logging.INFO if verbose else logging.CRITICAL)

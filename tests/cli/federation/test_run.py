@@ -11,7 +11,7 @@ import pytest
 
 from dp_risk.cli import artefacts, main
 from dp_risk.cli.federation import run as running
-from dp_risk.cli.federation.client import Unreachable
+from dp_risk.cli.federation.client import SignedTooEarly, Unreachable
 from dp_risk.cli.federation.status import view
 from dp_risk.federation.house import House
 from dp_risk.federation.operator import Operator
@@ -52,6 +52,39 @@ def test_what_is_typed_goes_first(operator):
     settings = running.composition(typed, operator, sites=3)
     assert (settings.federation.sites, settings.asked.delta, settings.seed) == (2, 1e-6, 4)
     assert running.composition(["grid=deployment", *typed], operator, sites=3).seed == 4
+
+
+def lasting(operator, *typed, sites, epsilon=1):
+    typed = [f"privacy.epsilon={epsilon}", *typed]
+    made = running.composition(typed, operator, sites=sites).federation
+    return made.deadline, made.spare_rounds, made.min_sites
+
+
+@pytest.mark.parametrize(
+    ("sites", "fewest"),
+    [(1, None), (2, None), (3, 2), (9, 8), (10, 9), (19, 18), (20, 18), (50, 45)],
+)
+def test_a_run_outlasts_frozen_and_lost_sites(operator, sites, fewest):
+    assert lasting(operator, sites=sites) == (120, 3, fewest)
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        (["federation.deadline=null", "federation.spare_rounds=0"], (None, 0, 9)),
+        (["federation.min_sites=10"], (120, 3, 10)),
+        (["federation.min_sites=null"], (120, 3, None)),
+        (["federation.rule=median"], (120, 3, None)),
+        (["federation.sites=2"], (120, 3, None)),
+        (["privacy.trust=distributed"], (120, None, None)),
+    ],
+)
+def test_what_is_typed_and_what_others_choose_stays(operator, typed, found):
+    assert lasting(operator, *typed, sites=10) == found
+
+
+def test_a_run_without_privacy_loses_no_site(operator):
+    assert lasting(operator, "privacy.trust=none", sites=10, epsilon="null") == (120, None, None)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +184,19 @@ def test_progress_is_shown_once_though_a_server_dies_under_it(monkeypatch, capsy
     running._watch(client, "r", lambda done, plan, *_: shown.append((done, plan.rounds)))
     assert shown == [(1, 3), (2, 3), (3, 3)]
     assert capsys.readouterr().err.count("gone") == 1
+
+
+def test_only_a_clock_that_is_behind_is_waited_for_at_the_start(monkeypatch, capsys):
+    monkeypatch.setattr(running.time, "sleep", lambda _: None)
+    errors = [SignedTooEarly("early"), SignedTooEarly("early"), Unreachable("gone")]
+
+    def ask():
+        raise errors.pop(0)
+
+    with pytest.raises(Unreachable, match="gone"):
+        running._again(ask, when=SignedTooEarly)
+    assert capsys.readouterr().err.count("early") == 1
+    assert not errors
 
 
 @pytest.mark.parametrize(

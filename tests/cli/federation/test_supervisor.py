@@ -144,7 +144,11 @@ def test_a_run_that_failed_is_not_started_again_and_the_next_one_is(tmp_path):
     asyncio.run(world.until(world.over("a", "b")))
     entry = world.queue.entry("a")
     assert (entry.state, entry.reason, entry.exit_code) == (FAILED, "too few sites", 4)
-    assert ("run failed", {"run": "a", "reason": "too few sites"}) in world.told
+    assert dict(world.told)["run failed"] == {
+        "level": "error",
+        "run": "a",
+        "reason": "too few sites",
+    }
 
 
 def test_a_server_that_ends_kills_its_child_and_leaves_the_run_as_it_is(tmp_path):
@@ -240,6 +244,23 @@ def test_progress_is_told(tmp_path):
     asyncio.run(world.until(lambda: "run progress" in world.names()))
     facts = dict(world.told)["run progress"]
     assert facts == {"run": "a", "round": 3, "rounds": 9, "epsilon_spent": 0.5}
+
+
+def test_a_long_run_is_told_in_a_few_lines(tmp_path):
+    world = World(tmp_path, [lambda *_: None])
+    submit(world.queue, "a")
+
+    async def rounds():
+        work = asyncio.create_task(world.supervisor.forever())
+        for done in range(101):
+            world.queue.note("a", {"round": done, "rounds": 100, "epsilon_spent": None})
+            await asyncio.sleep(0.005)
+        work.cancel()
+
+    asyncio.run(rounds())
+    told = [facts["round"] for name, facts in world.told if name == "run progress"]
+    assert 3 <= len(told) <= 10
+    assert told == sorted(told)
 
 
 @given(first=st.floats(0.01, 10), most=st.floats(10, 600), deaths=st.integers(1, 10_000))
