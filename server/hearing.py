@@ -51,12 +51,15 @@ class HearingGrid(HttpGrid):  # type: ignore[misc]
     token : str
         Of the task.
     listener : callable
-        Hears every reply.
+        Hears every reply, and the name in the roster of the site that sent it.
     """
 
-    def __init__(self, address: str, *, token: str, listener: Callable[[Message], None]) -> None:
+    def __init__(
+        self, address: str, *, token: str, listener: Callable[[str, Message], None]
+    ) -> None:
         super().__init__(address, insecure=True, token=token)
         self._listener = listener
+        self._names: dict[int, str] = {}
         self._coming: dict[str, _Coming] = {}
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -74,9 +77,15 @@ class HearingGrid(HttpGrid):  # type: ignore[misc]
             if reply is not None or asked not in wanted:
                 del self._coming[asked]
             if reply is not None:
-                self._listener(reply)
+                self._listener(self.site(reply.metadata.src_node_id), reply)
                 replies.append(reply)
         return replies
+
+    def site(self, node: int) -> str:
+        """Return the name in the roster of the site that a node is; empty where it is none."""
+        if node not in self._names:
+            self._names = {found.node_id: found.name for found in self.get_nodes()}
+        return self._names.get(node, "")
 
     def _reply(self, coming: _Coming) -> Message | None:
         """Return a reply; None as long as a part of it is on its way.

@@ -184,7 +184,7 @@ def _reply(body: bytes) -> Reply:
     )
 
 
-def connect(address: str, task: Task, listener: Callable[[Message], None]) -> Grid:
+def connect(address: str, task: Task, listener: Callable[[str, Message], None]) -> Grid:
     """Return the grid of a task, for the process that runs the ServerApp.
 
     Parameters
@@ -194,7 +194,7 @@ def connect(address: str, task: Task, listener: Callable[[Message], None]) -> Gr
     task : Task
         From `Link.start`.
     listener : callable
-        Hears every reply.
+        Hears every reply, and the name in the roster of the site that sent it.
     """
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.supercore.run import Run

@@ -213,6 +213,7 @@ class Queue:
             "folder": str(self.run_folder(run).resolve()),
             "memory": str(self._memory.resolve()),
             "start": None,
+            "roster": None,
             "resumable": True,
         }
         foreign = sorted(set(mine) & set(asked["job"]))

@@ -83,7 +83,7 @@ def asked(ports, *, seconds=60.0):
     """Yield a grid, a liar, the head of a message that it got, and ways to answer."""
     task = ports.link.start()
     liar = Liar(ports)
-    grid = connect(ports.inside, task, lambda _: None)
+    grid = connect(ports.inside, task, lambda *_: None)
     try:
         [sent] = grid.push_messages(
             [Message(wire.request_record({}), liar.node.node_id, "query.status", ttl=seconds)]
@@ -294,7 +294,7 @@ def test_a_statement_that_cannot_be_read_is_none(text):
 
 def test_a_liar_is_a_site_that_does_not_answer(ports):
     task = ports.link.start()
-    liar, grid = Liar(ports), connect(ports.inside, task, lambda _: None)
+    liar, grid = Liar(ports), connect(ports.inside, task, lambda *_: None)
 
     def lie():
         until = time.monotonic() + 5
