@@ -8,7 +8,6 @@ limits of its own: on sizes, on the time to read, and on what is inflated.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import ssl
 import threading
@@ -44,10 +43,14 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from clients.bounded import Bounded
 from clients.node import Ended, Errand, Gone, Link, Lost, NotAdmitted
 from dp_risk.federation.bundle import MAX_BYTES
+from dp_risk.federation.parts import (
+    MAX_MESSAGE_BYTES,
+    MAX_OBJECT_BYTES,
+    MAX_OBJECTS,
+    check_expanded,
+)
 from dp_risk.types import Refused
 
-# A request is weights and a plan. Flower cuts arrays into chunks of 20 MB.
-MAX_MESSAGE_BYTES, MAX_OBJECT_BYTES, MAX_OBJECTS = 256 * 2**20, 32 * 2**20, 4096
 _LIMITS = {"PullObject": MAX_OBJECT_BYTES + 4096, "GetFab": MAX_BYTES + 64 * 1024, "": 2**20}
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 _READ_SECONDS, _MESSAGE_SECONDS = 120.0, 600.0
@@ -203,7 +206,9 @@ class FleetLink:
         # It frees the server's memory only: a message that is here is not lost with it.
         with suppress(Lost, Gone):
             self.call(self.client.ConfirmMessageReceived, received)
-        _check_expanded(head.message_id, objects)
+        check_expanded(
+            head.message_id, objects, MAX_MESSAGE_BYTES, get_object_head_values_from_object_content
+        )
         found = inflate_object_from_contents(head.message_id, objects)
         if not isinstance(found, Message) or found.metadata.message_type != head.message_type:
             raise Refused("a message that is not the one that was announced")
@@ -260,28 +265,6 @@ class FleetLink:
                 ).stored
                 if not stored:
                     raise Lost("the server did not keep the answer")
-
-
-def _check_expanded(root: str, objects: dict[str, bytes]) -> None:
-    """Refuse what is small on the way and large in memory: one chunk or array named many times."""
-    sizes: dict[str, int] = {}
-
-    def size(name: str) -> int:
-        if name not in sizes:
-            content = objects[name]
-            kind, children, length = get_object_head_values_from_object_content(content)
-            body = content[len(content) - length :]
-            if kind == "Array":
-                named = [children[at] for at in json.loads(body)["arraychunk_ids"]]
-            elif kind in ("ArrayRecord", "RecordDict"):
-                named = list(json.loads(body).values())
-            else:
-                named = children
-            sizes[name] = length + sum(size(child) for child in named)
-        return sizes[name]
-
-    if size(root) > MAX_MESSAGE_BYTES:
-        raise Refused(f"a message that expands above {MAX_MESSAGE_BYTES} bytes")
 
 
 @contextmanager

@@ -144,7 +144,10 @@ def read_statement(content: RecordDict) -> dict[str, Any]:
     """
     if set(content) != {STATEMENT} or set(content.config_records[STATEMENT]) != {"json"}:
         raise ValueError("not a statement")
-    values = json.loads(str(content.config_records[STATEMENT]["json"]))
+    try:
+        values = json.loads(str(content.config_records[STATEMENT]["json"]))
+    except RecursionError:
+        raise ValueError("not a statement") from None
     if not isinstance(values, dict):
         raise ValueError("not a statement")
     return values

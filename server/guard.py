@@ -13,10 +13,11 @@ import ipaddress
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -78,6 +79,9 @@ class Limits:
         Bodies of all requests that are being read or answered.
     requests, requests_per_peer : int
         At the same time.
+    unknown, unknown_per_peer : int
+        Of these, requests of which is known who sends them only when they are read: those to the
+        desk. They leave room for the sites.
     seconds, bytes_per_second : float
         A body may take so long, and longer by what it has brought at this rate.
     """
@@ -88,6 +92,8 @@ class Limits:
     waiting_bytes: int = 512 * 1024 * 1024
     requests: int = 256
     requests_per_peer: int = 128
+    unknown: int = 64
+    unknown_per_peer: int = 16
     seconds: float = 10.0
     bytes_per_second: float = 32 * 1024
 
@@ -104,11 +110,19 @@ class _Gone(Exception):
     """The peer left before its body was there."""
 
 
+class Way(NamedTuple):
+    """Where a request goes, how large its body may be, and whether it is known who sends it."""
+
+    app: App
+    most: int
+    known: bool
+
+
 class Door(Protocol):
     """What a port is for."""
 
-    def way(self, scope: Scope, peer: str, limits: Limits) -> tuple[App, int]:
-        """Return the app that a request is for, and how large its body may be.
+    def way(self, scope: Scope, peer: str, limits: Limits) -> Way:
+        """Return where a request goes.
 
         Raises
         ------
@@ -136,15 +150,15 @@ class Outside:
         self._desk = desk
         self._node_keys = node_keys
 
-    def way(self, scope: Scope, peer: str, limits: Limits) -> tuple[App, int]:  # noqa: ARG002
+    def way(self, scope: Scope, peer: str, limits: Limits) -> Way:  # noqa: ARG002
         """Let in nodes of the roster, and whoever has something for the desk."""
         path = scope["path"]
         if path in FLEET and scope["method"] == "POST":
             if not self._is_node(scope):
                 raise Turned(401, "no key of the roster")
-            return self._link, limits.body_bytes
+            return Way(self._link, limits.body_bytes, known=True)
         if path.startswith(DESK) and scope["method"] in ("GET", "POST"):
-            return self._desk, limits.desk_bytes
+            return Way(self._desk, limits.desk_bytes, known=False)
         raise Turned(404, "no such path")
 
     def _is_node(self, scope: Scope) -> bool:
@@ -169,12 +183,12 @@ class Inside:
     def __init__(self, link: App) -> None:
         self._link = link
 
-    def way(self, scope: Scope, peer: str, limits: Limits) -> tuple[App, int]:
+    def way(self, scope: Scope, peer: str, limits: Limits) -> Way:
         """Let in who is on this machine and shows a token."""
         called = scope["path"] in RUNTIME and scope["method"] == "POST"
         if not (called and _is_loopback(peer) and _only(scope, _TOKEN)):
             raise Turned(404, "no task of this server")
-        return self._link, limits.body_bytes
+        return Way(self._link, limits.body_bytes, known=True)
 
 
 class Guard:
@@ -205,6 +219,7 @@ class Guard:
         self._report = report
         self._limits = limits or Limits()
         self._peers: Counter[str] = Counter()
+        self._unknown: Counter[str] = Counter()
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -230,9 +245,10 @@ class Guard:
         try:
             self._check_load(peer)
             self._check_head(scope)
-            app, most = self._door.way(scope, peer, self._limits)
-            await self._read(body, scope, receive, most)
-            await app(scope, _replay(bytes(body), receive), sending)
+            way = self._door.way(scope, peer, self._limits)
+            with self._room(peer, way):
+                await self._read(body, scope, receive, way.most)
+                await way.app(scope, _replay(bytes(body), receive), sending)
         except _Gone:
             return
         except Turned as turned:
@@ -254,6 +270,24 @@ class Guard:
             raise Turned(503, "too many requests at the same time from one peer")
         if self._peers.total() > limits.requests:
             raise Turned(503, "too many requests at the same time")
+
+    @contextmanager
+    def _room(self, peer: str, way: Way) -> Iterator[None]:
+        if way.known:
+            yield
+            return
+        limits = self._limits
+        self._unknown[peer] += 1
+        try:
+            if self._unknown[peer] > limits.unknown_per_peer:
+                raise Turned(503, "too many requests to the desk from one peer")
+            if self._unknown.total() > limits.unknown:
+                raise Turned(503, "too many requests to the desk")
+            yield
+        finally:
+            self._unknown[peer] -= 1
+            if not self._unknown[peer]:
+                del self._unknown[peer]
 
     def _check_head(self, scope: Scope) -> None:
         size = len(scope["path"]) + len(scope.get("query_string", b""))

@@ -66,7 +66,7 @@ class Heads:
         VerificationError
             If the statement's rotations of the key do not hold.
         """
-        found = [self._seen[key] for key in _keys(statement) if key in self._seen]
+        found = [self._seen[key] for key in signers(statement) if key in self._seen]
         return max(found, key=lambda head: head.entries, default=None)
 
     def check(self, statement: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ class Heads:
             entries=int(statement["ledger_entries"]),
             head=str(statement["ledger_head"]),
         )
-        self._seen.update(dict.fromkeys(_keys(statement), head))
+        self._seen.update(dict.fromkeys(signers(statement), head))
 
     def save(self) -> None:
         """Write the file, atomically."""
@@ -120,7 +120,7 @@ class Heads:
         os.replace(temporary, self._path)
 
 
-def _keys(statement: Mapping[str, Any]) -> tuple[str, ...]:
+def signers(statement: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys that a statement's ledger was ever signed with, the newest last."""
     key, rekeys = str(statement["key"]), statement["rekeys"]
     if not rekeys:

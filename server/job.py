@@ -223,6 +223,8 @@ class Job:
         Safetensors file of the weights to start from; None initialises them from the seed.
     resumable : bool
         Whether the run folder keeps a journal from which a killed server goes on.
+    roster : mapping of str to str, or None
+        Ledger key of every site that may take part; None lets in whoever is there.
     """
 
     run: str
@@ -238,6 +240,7 @@ class Job:
     memory: Path | None
     start: Path | None = None
     resumable: bool = False
+    roster: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.federation.fewest(self.privacy)
@@ -257,7 +260,8 @@ class Job:
         """
         try:
             data = json.loads(text)
-            data["resumable"] = bool(data["resumable"])
+            data["resumable"], roster = bool(data["resumable"]), data["roster"]
+            data["roster"] = None if roster is None else dict(roster)
             privacy = Privacy(**data.pop("privacy"))
             federation = Federation(**data.pop("federation"))
             paths = {

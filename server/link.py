@@ -1,7 +1,8 @@
-"""Flower's SuperLink inside this program: the one file of the server that knows its inner parts.
+"""Flower's SuperLink inside this program: what the server knows of its inner parts.
 
 The state is in memory: nodes come from the roster, runs from the queue; what lasts is elsewhere.
-Nothing of Flower's command line or control API is needed, so none of it is served.
+Nothing of Flower's command line or control API is needed, so none of it is served. The child's
+half is `server/hearing.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+
+from server.fence import Fence, Reply
+from server.guard import App
 
 # How many intervals without a heartbeat Flower lets pass before a node is offline.
 _PATIENCE = 2
@@ -72,8 +76,9 @@ class Link:
         from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
         from flwr.superlink.main import create_app
 
-        self.app: Any = create_app(_config(), SuperLinkLifespan)
-        self._state = self.app.state.linkstate_factory.state()
+        app: Any = create_app(_config(), SuperLinkLifespan)
+        self._state = app.state.linkstate_factory.state()
+        self.app: App = Fence(app, read=_reply, asked=self._asked, children=self._children)
         self._bundle = bundle
         self._name, self._version = get_fab_metadata(bundle)
         self._nodes: dict[str, tuple[bytes, int]] = {}
@@ -146,6 +151,16 @@ class Link:
         self._state.stop_run(task.run)
         self._state.cleanup_run(task.run)
 
+    def _asked(self, message: str, node: int) -> bool:
+        """Whether a message was sent to a node and waits for its answer."""
+        found = self._state.message_ins_store.get(message)
+        return found is not None and found.metadata.dst_node_id == node
+
+    def _children(self, name: str) -> list[str] | None:
+        """Return the ids of the children of an object in the store, or None."""
+        found = self._state.object_store.store.get(name)
+        return None if found is None else list(found.child_object_ids)
+
     def ended(self, task: Task) -> bool:
         """Whether a Flower run is over."""
         from flwr.common.constant import Status
@@ -153,7 +168,23 @@ class Link:
         return bool(self._state.get_run_status({task.run})[task.run].status == Status.FINISHED)
 
 
-def connect(address: str, task: Task, listener: Callable[[Message], None]) -> Grid:
+def _reply(body: bytes) -> Reply:
+    """Read what a node pushes; raise where it is not one reply and its tree."""
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+
+    said = PushMessagesRequest.FromString(body)
+    [message], [tree] = said.messages_list, said.message_object_trees
+    if tree.object_id != message.metadata.message_id:
+        raise ValueError("the tree of another message")
+    return Reply(
+        sender=message.metadata.src_node_id,
+        node=said.node.node_id,
+        question=message.metadata.reply_to_message_id,
+        tree=tree,
+    )
+
+
+def connect(address: str, task: Task, listener: Callable[[str, Message], None]) -> Grid:
     """Return the grid of a task, for the process that runs the ServerApp.
 
     Parameters
@@ -163,23 +194,17 @@ def connect(address: str, task: Task, listener: Callable[[Message], None]) -> Gr
     task : Task
         From `Link.start`.
     listener : callable
-        Hears every reply.
+        Hears every reply, and the name in the roster of the site that sent it.
     """
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.supercore.run import Run
     from flwr.supercore.task_identity import TaskIdentity
-    from flwr.superlink.grid import HttpGrid
 
-    class HearingGrid(HttpGrid):  # type: ignore[misc]
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            replies = list(super().pull_messages(message_ids))
-            for reply in replies:
-                listener(reply)
-            return replies
+    from server.hearing import HearingGrid
 
     # A proxy has no business between two processes of one machine.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
-    grid = HearingGrid(address, insecure=True, token=task.token)
+    grid = HearingGrid(address, token=task.token, listener=listener)
     TaskIdentity.task_id, TaskIdentity.run_id = task.task, task.run
     TaskIdentity.node_id = SUPERLINK_NODE_ID
     grid.set_run(Run.create_empty(task.run))

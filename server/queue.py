@@ -143,6 +143,8 @@ class Queue:
         now = datetime.datetime.now(datetime.UTC).isoformat()
         entry = Entry(run=run, state=QUEUED, operator=operator, submitted=now)
         made = self.folder / f".{run}.tmp"
+        # A disk that was full may have left a part of it.
+        shutil.rmtree(made, ignore_errors=True)
         (made / _FOLDER).mkdir(parents=True)
         (made / _FOLDER / _CONFIG).write_text(config)
         write(made / _JOB, asked)
@@ -211,6 +213,7 @@ class Queue:
             "folder": str(self.run_folder(run).resolve()),
             "memory": str(self._memory.resolve()),
             "start": None,
+            "roster": None,
             "resumable": True,
         }
         foreign = sorted(set(mine) & set(asked["job"]))

@@ -87,7 +87,7 @@ class Run:
         start = self.journal.start()
         self.start = start
         known = start.plan.participants if start else {}
-        self.sites = Sites(grid, job.federation, known)
+        self.sites = Sites(grid, job.federation, known, job.roster)
         self.log = RoundLog(job.folder / "rounds.jsonl", resumed=start is not None)
         self.sums: Summing | None = None
         # Sites that have met in the life of this server.

@@ -13,10 +13,11 @@ from flwr.serverapp import Grid
 from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.privacy.release import Release
-from dp_risk.types import FederationError
+from dp_risk.types import FederationError, VerificationError
 from server.budget import SiteView
 from server.combining import Question
 from server.exchange import ask, releases, statements, wait_for_nodes
+from server.heads import signers
 from server.job import Federation
 
 LOG = logging.getLogger("dp_risk.server")
@@ -41,10 +42,19 @@ class Sites:
         How many sites, and how long to wait.
     keys : mapping of str to str
         Public key of each site that is known already: those of a resumed run.
+    roster : mapping of str to str, or None
+        Ledger key of every site that may take part; None lets in whoever is there.
     """
 
-    def __init__(self, grid: Grid, settings: Federation, keys: Mapping[str, str]) -> None:
-        self._grid = grid
+    def __init__(
+        self,
+        grid: Grid,
+        settings: Federation,
+        keys: Mapping[str, str],
+        roster: Mapping[str, str] | None = None,
+    ) -> None:
+        self._grid: Any = grid
+        self._roster = roster
         self._settings = settings
         self._keys = dict(keys)
         self._nodes: dict[str, int] = {}
@@ -116,7 +126,24 @@ class Sites:
         return {by_node[node]: release for node, release in got.items()}
 
     def _said(self, nodes: list[int], kind: str, values: Any, seconds: float) -> Any:
-        return statements(ask(self._grid, nodes, kind, values, None, seconds))
+        said = statements(ask(self._grid, nodes, kind, values, None, seconds))
+        return {node: one for node, one in said.items() if self._belongs(node, one)}
+
+    def _belongs(self, node: int, said: Mapping[str, Any]) -> bool:
+        """Whether a node speaks of itself: its site's name, and the key that it was admitted with.
+
+        That key may have signed for a later one since.
+        """
+        if self._roster is None:
+            return True
+        name = self._grid.site(node)
+        try:
+            good = said["site"] == name and self._roster.get(name) in signers(said)
+        except VerificationError:
+            good = False
+        if not good:
+            LOG.warning("%s does not state what the roster says of it", name or "a stranger")
+        return good
 
     def _is(self, name: str, said: Mapping[str, Any]) -> bool:
         """Whether a statement is of the site with this name."""

@@ -32,7 +32,8 @@ def checked(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, good in _FIELDS.items():
         if name not in said or not good(said[name]):
             raise ValueError(f"{name} is missing or impossible")
-    return dict(said)
+    # What else it says stays out of every file.
+    return {name: said[name] for name in _FIELDS}
 
 
 def _text(value: Any) -> bool:
@@ -57,7 +58,8 @@ def _whole(low: int, high: int) -> Any:
 def _number(low: float, high: float) -> Any:
     def good(value: Any) -> bool:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
-        return plain and math.isfinite(value) and low <= value <= high
+        # Whole numbers first: one of 400 digits is no float.
+        return plain and low <= value <= high and math.isfinite(value)
 
     return good
 

@@ -24,6 +24,7 @@ from flwr.common.serde import message_to_proto
 from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_head_values_from_object_content,
     get_object_id,
     get_object_tree,
 )
@@ -33,6 +34,7 @@ from clients.fleet import Fleet, Server
 from clients.node import Ended, Errand, Gone, Lost, NotAdmitted
 from dp_risk import wire
 from dp_risk.federation.bundle import official_bundle
+from dp_risk.federation.parts import MAX_MESSAGE_BYTES, check_expanded
 from dp_risk.types import Refused
 from tests.clients.test_bundle import OFFICIAL
 from tests.federation import weights
@@ -388,7 +390,10 @@ def test_what_expands_in_memory_is_refused(link, where):
     root = b"Message %s %d\x00" % (get_object_id(content).encode(), len(body)) + body
     chain = {get_object_id(one): one for one in (part, whole, record, content, root)}
     with pytest.raises(Refused, match="expands"):
-        fleet._check_expanded(get_object_id(root), chain)
+        check_expanded(
+            get_object_id(root), chain, MAX_MESSAGE_BYTES,
+            get_object_head_values_from_object_content,
+        )  # fmt: skip
 
 
 def test_a_head_that_announces_another_message_is_refused(link):

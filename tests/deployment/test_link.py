@@ -93,7 +93,7 @@ def test_a_message_goes_to_a_node_and_its_reply_comes_back(ports):
     with ports.node() as (node, receive, send, get_run, get_fab, *_):
         assert [(n.site, n.online) for n in ports.link.nodes()] == [("a", True)]
         assert ports.link.nodes()[0].seen < 30
-        grid = connect(ports.inside, task, heard.append)
+        grid = connect(ports.inside, task, lambda *said: heard.append(said))
         assert list(grid.get_node_ids()) == [node]
         sent = list(grid.push_messages([Message(RecordDict(), node, "query")]))
         message, _ = receive()
@@ -112,7 +112,7 @@ def test_a_message_goes_to_a_node_and_its_reply_comes_back(ports):
 def test_a_task_that_ended_is_spoken_for_by_nobody(ports):
     task = ports.link.start()
     assert ports.link.keep(task)
-    grid = connect(ports.inside, task, lambda _: None)
+    grid = connect(ports.inside, task, lambda *_: None)
     assert list(grid.get_node_ids()) == []
     ports.link.end(task)
     assert not ports.link.keep(task)

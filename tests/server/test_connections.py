@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections import Counter
+import resource
 from contextlib import contextmanager
-from typing import ClassVar
 
 import pytest
 import uvicorn
 
-from server.connections import Connection
+from server.connections import Connection, Door, _peer, more_files
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Hasty(Connection):
     head_seconds = 0.2
+
+
+class Small(Door):
     per_peer = 3
-    _held: ClassVar = Counter()
 
 
 class Server(uvicorn.Server):
@@ -37,7 +37,7 @@ def served(scene):
     """Run a scene against a server; it gets a function that opens a connection."""
 
     async def all_of_it():
-        with socket.socket() as door:
+        with Small() as door:
             door.bind(("127.0.0.1", 0))
             server = Server(
                 uvicorn.Config(app, http=Hasty, ws="none", lifespan="off", log_config=None)
@@ -52,9 +52,9 @@ def served(scene):
             finally:
                 server.should_exit = True
                 await serving
+            assert not door.held
 
     asyncio.run(all_of_it())
-    assert not +Hasty._held
 
 
 async def ended(reader) -> bool:
@@ -126,3 +126,40 @@ def test_a_peer_holds_so_many_connections_and_no_more():
         writer.close()
 
     served(scene)
+
+
+def test_connections_are_counted_before_they_have_said_a_word():
+    """A TLS handshake that never comes: neither the app nor uvicorn hears of it for a minute."""
+
+    async def scene(connect):
+        silent = [await connect() for _ in range(3)]
+        reader, writer = await connect()
+        assert await ended(reader)
+        for _, one in [*silent, (None, writer)]:
+            one.close()
+
+    served(scene)
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8:0:0:ffff::1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_who_is_one_peer(host, peer):
+    assert _peer(host) == peer
+
+
+def test_the_process_may_hold_many_connections():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        more_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -263,6 +264,30 @@ def test_requests_at_the_same_time_are_capped_for_a_peer_and_for_all():
     assert [why for _, why in reports] == [
         "too many requests at the same time from one peer",
         "too many requests at the same time",
+    ]
+
+
+def test_strangers_at_the_desk_leave_room_for_the_sites():
+    """Who asks the desk is known only when the body is there, and that may take long."""
+
+    async def crowd():
+        port = Port(limits=replace(LIMITS, unknown=3, unknown_per_peer=2))
+        port.desk.go.clear()
+        peers = ["a", "a", "b"]
+        busy = [asyncio.ensure_future(port.ask(DESK + "x", peer=peer)) for peer in peers]
+        await asyncio.sleep(0.01)
+        more = [await port.ask(DESK + "x", peer=peer) for peer in ("a", "c")]
+        site = await port.ask(PULL, signed(), peer="a")
+        port.desk.go.set()
+        await asyncio.gather(*busy)
+        return more, site, await port.ask(DESK + "x", peer="a"), port.reports
+
+    more, site, after, reports = asyncio.run(crowd())
+    assert more == [(503, b""), (503, b"")]
+    assert (site, after) == ((200, b"link"), (200, b"desk"))
+    assert [why for _, why in reports] == [
+        "too many requests to the desk from one peer",
+        "too many requests to the desk",
     ]
 
 

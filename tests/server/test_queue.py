@@ -175,3 +175,16 @@ def test_a_log_that_is_read_in_two_parts_is_the_log(tmp_path_factory, cut):
     log.write_text(text)
     second, _ = made.rounds("a", offset)
     assert [line["round"] for line in first + second] == list(range(5))
+
+
+def test_a_run_that_met_a_full_disk_can_be_asked_for_again(tmp_path, monkeypatch):
+    made = queue(tmp_path)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("server.queue.write", full)
+        with pytest.raises(OSError, match="No space"):
+            submit(made, "r1")
+    assert submit(made, "r1").state == QUEUED

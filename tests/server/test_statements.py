@@ -27,6 +27,10 @@ def test_an_honest_statement_passes_unchanged(honest: dict[str, Any]) -> None:
     assert checked(honest) == honest
 
 
+def test_what_else_a_site_says_is_not_kept(honest: dict[str, Any]) -> None:
+    assert checked({**honest, "ballast": "x" * 1000}) == honest
+
+
 REKEY = {
     "sequence": 1, "time": "t", "kind": "rekey", "text": "{}", "previous": "", "hash": "",
     "signature": "",
@@ -36,7 +40,7 @@ WRONG: dict[str, list[Any]] = {
     "key": [None, "aa", "A" * 64, 3],
     "dataset": [None, 3],
     "stable_ids": [None, "true", 1],
-    "holdout": [None, -0.1, 1.5, math.nan, "x", True],
+    "holdout": [None, -0.1, 1.5, math.nan, "x", True, 10**400],
     "units": [-5, 1.5, "many", True, 10**30],
     "left_epsilon": [math.nan, math.inf, "x", -1, None],
     "spent_epsilon": [None, math.nan],

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def _train(grid: Any, queue: Queue, run: str, house: House) -> None:
     folder = queue.run_folder(run)
     files.tidy(folder)
     if not _recorded(folder):
-        execute(grid, queue.job(run), Notes(queue, run))
+        job = replace(queue.job(run), roster=house.roster.keys)
+        execute(grid, job, Notes(queue, run))
     artefacts.write_report(folder, html=True)
     # The record is whole now, and a signed folder holds nothing else.
     shutil.rmtree(folder / JOURNAL, ignore_errors=True)
@@ -158,13 +160,13 @@ class Budgets:
         except (OSError, ValueError, TypeError):
             self._sites = {}
 
-    def hear(self, reply: Message) -> None:
-        """Keep the statement in a reply, if it holds one."""
+    def hear(self, site: str, reply: Message) -> None:
+        """Keep the statement in a reply, if it holds one; a site speaks of itself alone."""
         try:
             said = checked(wire.read_statement(reply.content))
         except (ValueError, KeyError, TypeError):
             return
-        if self._keys.get(said["site"]) != said["key"]:
+        if said["site"] != site or self._keys.get(site) != said["key"]:
             return
         about = {name: said[name] for name in _STATED}
         self._sites[said["site"]] = {**about, "stated": time.time()}

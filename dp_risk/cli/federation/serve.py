@@ -25,7 +25,7 @@ from dp_risk.cli.lines import Lines
 from dp_risk.federation.bundle import official_bundle
 from dp_risk.federation.house import ROSTER, House
 from dp_risk.types import ConfigurationError
-from server.connections import Connection
+from server.connections import Connection, Door, more_files
 from server.desk import Desk
 from server.guard import Guard, Inside, Outside
 from server.link import Link, silence
@@ -74,6 +74,7 @@ def serve(folder: Path, *, insecure: bool, as_json: bool, verbose: bool) -> None
             what="no TLS: anybody on the way reads and changes messages; never for real data",
         )
     _quieten(verbose=verbose)
+    more_files()
     with _held(folder):
         if house.renew(datetime.datetime.now(datetime.UTC)):
             tell("certificate renewed", file=str(house.certificate))
@@ -267,7 +268,7 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         If the address is taken, or not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as door:
+    with Door(family) as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((host, port))

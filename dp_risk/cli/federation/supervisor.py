@@ -122,8 +122,14 @@ class Supervisor:
             entry = self._queue.next()
             if entry is None:
                 await self._sleep(None)
-            else:
+                continue
+            try:
                 await self._do(entry.run)
+            except OSError as error:
+                # A full disk is no reason to shut the sites out.
+                why = f"its files cannot be written: {error.strerror}"
+                self._tell("run interrupted", run=entry.run, reason=why)
+                await self._sleep(self._patience.most)
 
     async def _do(self, run: str) -> None:
         """Bring one run to its verdict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,6 +234,27 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path):
     asyncio.run(world.until(world.over("a")))
     assert "Resource temporarily unavailable" in world.told[1][1]["reason"]
     assert world.link.ended == [1, 2]
+
+
+def test_a_full_disk_ends_nothing(tmp_path, monkeypatch):
+    async def scene():
+        world = World(tmp_path, [finish, finish])
+        submit(world.queue, "r1")
+        change, left = world.queue.change, [OSError(errno.ENOSPC, "No space left on device")] * 3
+
+        def full(run, **changes):
+            if left:
+                raise left.pop()
+            return change(run, **changes)
+
+        monkeypatch.setattr(world.queue, "change", full)
+        await world.until(world.over("r1"))
+        assert (
+            "run interrupted",
+            {"run": "r1", "reason": "its files cannot be written: No space left on device"},
+        ) in world.told
+
+    asyncio.run(scene())
 
 
 def test_progress_is_told(tmp_path):
