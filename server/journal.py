@@ -137,6 +137,10 @@ class Journal:
         if self._folder is not None:
             _write(self._folder / END, b"")
 
+    def last(self) -> Entry | None:
+        """Return the last answer that was kept; None where there is none."""
+        return _read(self._path(self.kept - 1)) if self.kept else None
+
     def next(self) -> Entry:
         """Return the answer to the next question, while `replaying`."""
         entry = _read(self._path(self._number))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.privacy.accounting import epsilon, rdp
@@ -30,6 +30,7 @@ def build(
     joined: Mapping[str, int],
     summing: Summing,
     estimates: Mapping[str, Any] | None,
+    doubts: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
     """Return the record of a finished run.
@@ -52,6 +53,8 @@ def build(
         What was asked and what was lost.
     estimates : mapping or None
         What `server.evaluation.evaluate` returned.
+    doubts : sequence of str
+        What does not hold of a ledger, by site.
     seconds : float
         Duration.
     """
@@ -106,7 +109,11 @@ def build(
         "seed": plan.seed,
         "plan": plan.digest,
         "start": steps.start,
-        "assumptions": _assumptions(plan, steps, estimates, federation),
+        "doubts": list(doubts),
+        "assumptions": [
+            *(f"Does not hold: {line}." for line in doubts),
+            *_assumptions(plan, steps, estimates, federation),
+        ],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +51,8 @@ from server.summing import Summing
 
 SCHEMA_VERSION = 1
 _REPORTS = 10
+# A site that lost its connection is back after half of that.
+_LAST_WORD_SECONDS = 60.0
 LOG = logging.getLogger("dp_risk.server")
 
 
@@ -121,7 +122,7 @@ class Run:
         closes = False
         try:
             met = self._enrolled(plan, views)
-            sums = self.sums = self._summing(plan, met)
+            sums = self._summing(plan, met)
             sizes = find_sizes(plan, sums, views, self.job.federation.byzantine)
             outcome = self._rounds(plan, sums, sizes)
             self._save_model(outcome.weights)
@@ -135,10 +136,10 @@ class Run:
             if closes:
                 self.journal.end()
             closed = self.sites.views(names, "query.close", {"run": plan.run}) if closes else []
-            forgot = [line for line in map(self._forgotten, closed) if line]
+            doubts = [line for line in map(self._forgotten, closed) if line]
+            for line in doubts:
+                LOG.error(line)
             self._remember([view for view in closed if not self._forgotten(view)])
-        if forgot:
-            raise VerificationError(forgot[0])
         run = record.build(
             plan=plan,
             views=views,
@@ -149,6 +150,7 @@ class Run:
             joined=outcome.joined,
             summing=sums,
             estimates=estimates,
+            doubts=doubts,
             seconds=self.log.seconds,
         )
         # Last, and whole: where it is, the run is done.
@@ -240,14 +242,13 @@ class Run:
 
     def _await(self, names: Sequence[str]) -> None:
         """Wait for all sites of a run whose server was killed before they had all enrolled."""
-        deadline = time.monotonic() + self.job.federation.timeout
-        while (there := self.sites.ready(names)) != set(names):
-            if time.monotonic() > deadline:
-                raise FederationError(
-                    f"{len(there)} of {len(names)} sites are there again after "
-                    f"{self.job.federation.timeout:g} s; nothing was computed"
-                )
-            time.sleep(1.0)
+        seconds = self.job.federation.timeout
+        there = self.sites.back(names, seconds)
+        if there != set(names):
+            raise FederationError(
+                f"{len(there)} of {len(names)} sites are there again after {seconds:g} s; "
+                "nothing was computed"
+            )
 
     def _summing(self, plan: Plan, names: Sequence[str]) -> Summing:
         attendance = Attendance(
@@ -257,7 +258,11 @@ class Run:
             seconds=self.job.federation.timeout,
         )
         sums = Summing(plan, attendance, partial(self.sites.releases, plan), self.journal)
-        if not self.welcome and not self.journal.ended:
+        self.sums = sums
+        if self.journal.ended:
+            # Only the end is left to be told, to those who come back in time.
+            self.sites.back(names, min(self.job.federation.timeout, _LAST_WORD_SECONDS))
+        elif not self.welcome:
             # Of a resumed run: who is there, and are their ledgers those of before?
             attendance.recover(names, names)
         return sums

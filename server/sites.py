@@ -74,7 +74,7 @@ class Sites:
             left = max(deadline - time.monotonic(), 1.0)
             silent = [node for node in nodes if node not in said]
             answers = ask(self._grid, silent, "query.status", {}, None, min(left, _FIRST_SECONDS))
-            said |= statements(answers)
+            said |= {n: s for n, s in statements(answers).items() if self._belongs(n, s)}
             missing = [node for node in nodes if node not in said]
             # Who refuses has answered; who is silent may have lost its connection.
             if not missing or answers.keys() & set(missing) or time.monotonic() > deadline:
@@ -96,6 +96,14 @@ class Sites:
         said = self._said(sorted(by_node), kind, of, self._settings.timeout)
         views = [SiteView(statement=s) for node, s in said.items() if self._is(by_node[node], s)]
         return sorted(views, key=lambda view: view.site)
+
+    def back(self, names: Sequence[str], seconds: float) -> set[str]:
+        """Wait until all these sites are there; return those that are after so many seconds."""
+        deadline, there = time.monotonic() + seconds, self.ready(names)
+        while there != set(names) and time.monotonic() < deadline:
+            time.sleep(1.0)
+            there |= self.ready(names)
+        return there
 
     def ready(self, names: Sequence[str]) -> set[str]:
         """Return which of these sites are there now, under whatever node."""

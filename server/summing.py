@@ -66,6 +66,10 @@ class Summing:
         self.dropped: Counter[tuple[str, str, str]] = Counter()
         """Answers that came and were not believed, by purpose, site and reason."""
         self._reasons: dict[str, str] = {}
+        last = journal.last()
+        if last is not None:
+            # Known before the answers are read again: what the sites have paid for.
+            self._restore(last.about["state"])
 
     @property
     def noises(self) -> float:

@@ -299,3 +299,29 @@ def test_a_record_is_there_whole_or_not_at_all(
     assert not (tmp_path / "out" / "run.json").exists()
     record = execute(Mortal(make_app(), folders, 10**6, False), one)
     assert json.loads((tmp_path / "out" / "run.json").read_text()) == record
+
+
+def test_a_site_that_forgets_at_the_end_is_named_and_the_record_stays(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = federation(sites, "local")
+    honest = Site.statement
+
+    def lying(self: Site, run: str | None, entry: int | None = None) -> dict[str, Any]:
+        said = honest(self, run, entry)
+        if self.policy.site == "site-01" and said["open_run"] is None and run:
+            said["run"] = {**said["run"], "rounds": {}}
+        return said
+
+    monkeypatch.setattr(Site, "statement", lying)
+    heads = tmp_path / "heads.json"
+    one = replace(asked(tmp_path / "out", "local", 2), memory=heads)
+    record = execute(Mortal(make_app(), folders, 10**6, False), one)
+    [doubt] = record["doubts"]
+    assert doubt.startswith("site-01: its ledger holds 0 charges of ")
+    assert record["assumptions"][0] == f"Does not hold: {doubt}."
+    kept = {
+        head["site"]: head["entries"] for head in json.loads(heads.read_text())["heads"].values()
+    }
+    # Its last head is not believed: that of its enrolment stays.
+    assert kept["site-01"] < kept["site-00"]
