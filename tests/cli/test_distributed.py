@@ -90,15 +90,15 @@ def test_a_frontier_knows_what_does_not_go_before_it_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_simulated_sites_want_nine_of_ten(run: Run, tmp_path: Path, private: list[str]) -> None:
+def test_simulated_sites_want_four_of_five(run: Run, tmp_path: Path, private: list[str]) -> None:
     said = run("train", "privacy.epsilon=2", *private, *SHARED, "run.dir=out")
     assert said.code == 0, said.err
     path = tmp_path / "runs" / "sites" / "tiny" / "site-00" / "policy.yaml"
-    assert yaml.safe_load(path.read_text())["min_sites"] == 3
-    few = ("privacy.trust=local", "federation.min_sites=2")
+    assert yaml.safe_load(path.read_text())["min_sites"] == 2
+    few = ("privacy.trust=local", "federation.min_sites=1")
     said = run("train", "privacy.epsilon=2", *private, *SHARED, *few)
     assert said.code == 3
-    assert "takes part with 3 sites at least" in said.line
+    assert "takes part with 2 sites at least" in said.line
 
 
 def test_a_plan_knows_what_spare_rounds_cost(run: Run, tmp_path: Path, private: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tarfile
 from pathlib import Path
 
@@ -62,8 +61,7 @@ def test_a_restored_site_does_not_go_on_with_a_run(folder: Path, tmp_path: Path)
 
 
 def test_backups_during_charges_hold(folder: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.clients.mortal"])
+    context = fresh("tests.clients.mortal")
     line, theirs = context.Pipe()
     child = context.Process(target=mortal.charge_until_told, args=(folder, theirs))
     child.start()

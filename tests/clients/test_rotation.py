@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import threading
 from pathlib import Path
@@ -116,8 +115,7 @@ def test_of_many_rotations_at_once_every_one_ends_whole(site: Path) -> None:
 
 
 def test_a_site_killed_while_it_rotates_opens_and_rotates_again(site: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.clients.mortal"])
+    context = fresh("tests.clients.mortal")
     Site.open(site).ledger.close_file()
     ends, step = set(), 0
     while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -29,8 +28,7 @@ class Site:
 
     def __init__(self, folder: Path, rounds: int) -> None:
         self.ledger, self.log, self.rounds = folder / "ledger.sqlite", folder / "steps", rounds
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.privacy.mortal"])
+        self._context = fresh("tests.privacy.mortal")
         self._process: Any = None
 
     def start(self) -> None:
