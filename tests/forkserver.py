@@ -8,7 +8,7 @@ from typing import Any
 
 
 def fresh(module: str) -> Any:
-    """Return a context whose server has imported one module, and nothing that another test chose."""
+    """Return a context whose server has imported one module, not what another test chose."""
     # A process has one server, and the first module stays: Python's own tests stop it like this.
     forkserver._forkserver._stop()
     context = multiprocessing.get_context("forkserver")

@@ -15,6 +15,7 @@ from dp_risk.privacy.ledger import Ledger
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 from tests.clients import mortal
 from tests.federation import Server, kinds, make_site, plan, policy, refused, rows
+from tests.forkserver import fresh
 
 
 def restored(archive: Path, folder: Path) -> Path:

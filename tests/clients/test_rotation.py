@@ -16,6 +16,7 @@ from dp_risk.privacy.ledger import Ledger
 from dp_risk.types import ConfigurationError, Refused
 from tests.clients import mortal
 from tests.federation import KEY, Server, history, plan
+from tests.forkserver import fresh
 
 WHO = {"by": "A. Person", "reason": "once a year"}
 

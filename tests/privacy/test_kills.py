@@ -17,6 +17,7 @@ import pytest
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.release import arrays_digest
+from tests.forkserver import fresh
 from tests.privacy import mortal
 
 _WARM = 5
