@@ -65,8 +65,10 @@ class HearingGrid(HttpGrid):  # type: ignore[misc]
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages that are there, whole or of no use."""
         wanted = list(message_ids)
+        # A head comes once: asked for it again, Flower says that the message is gone.
+        unknown = [number for number in wanted if number not in self._coming]
         found = self._runtime_client.PullMessages(
-            runtime_pb2.PullAppMessagesRequest(message_ids=wanted)
+            runtime_pb2.PullAppMessagesRequest(message_ids=unknown)
         )
         for head, tree in zip(found.messages_list, found.message_object_trees, strict=True):
             parts = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))

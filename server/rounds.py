@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from dp_risk.types import (
 )
 from server import record
 from server.aggregation import Weights
-from server.attendance import Attendance
+from server.attendance import Attendance, listed
 from server.averaging import Averaging
 from server.budget import SiteView, check_together, refusal_line
 from server.combining import Question, Sum
@@ -210,13 +211,22 @@ class Run:
         else:
             self._await(sorted(plan.participants))
         names = sorted(plan.participants)
-        enrolled = self.sites.views(names, "query.enrol", self._offer(plan))
-        self._remember(enrolled)
-        joined = {view.site for view in enrolled}
-        refused = [view for view in views if view.site not in joined]
-        if refused:
+        enrolled = self._enrol(plan, names)
+        self._remember(list(enrolled.values()))
+        silent = [view for view in views if view.site not in enrolled]
+        if self.sites.refused:
+            refused = [view for view in silent if view.site in self.sites.refused]
             raise Refused(refusal_line(refused, plan))
-        said = tuple(v.statement["enrolment"] for v in enrolled if v.statement["enrolment"])
+        if silent:
+            raise FederationError(
+                f"nothing came from {listed(view.site for view in silent)} when the plan was sent; "
+                "nothing was computed"
+            )
+        said = tuple(
+            v.statement["enrolment"]
+            for _, v in sorted(enrolled.items())
+            if v.statement["enrolment"]
+        )
         met = self._met(plan, names, said)
         if len(met) < plan.min_sites:
             raise Refused(
@@ -228,6 +238,21 @@ class Run:
         self.journal.begin(self.start)
         self.welcome = set(met)
         return met
+
+    def _enrol(self, plan: Plan, names: Sequence[str]) -> dict[str, SiteView]:
+        """Send the plan until all sites have accepted it, one refuses, or patience ends."""
+        deadline = time.monotonic() + self.job.federation.timeout
+        enrolled: dict[str, SiteView] = {}
+        missing = list(names)
+        while True:
+            views = self.sites.views(missing, "query.enrol", self._offer(plan))
+            enrolled |= {view.site: view for view in views}
+            missing = [name for name in names if name not in enrolled]
+            left = deadline - time.monotonic()
+            if not missing or self.sites.refused or left < 0:
+                return enrolled
+            # Connections that break are made again within half a minute.
+            self.sites.back(missing, min(left, _LAST_WORD_SECONDS))
 
     @staticmethod
     def _offer(plan: Plan) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class Sites:
         self._settings = settings
         self._keys = dict(keys)
         self._nodes: dict[str, int] = {}
+        self.refused: set[str] = set()
+        """Sites that answered the last `views` with a refusal; who was silent is not among them."""
 
     def find(self) -> list[SiteView]:
         """Wait for the sites of a new run and return what they state.
@@ -93,7 +95,9 @@ class Sites:
             return values(by_node[node]) if callable(values) else values
 
         by_node = {self._nodes[name]: name for name in names if name in self._nodes}
-        said = self._said(sorted(by_node), kind, of, self._settings.timeout)
+        answers = ask(self._grid, sorted(by_node), kind, of, None, self._settings.timeout)
+        said = {n: s for n, s in statements(answers).items() if self._belongs(n, s)}
+        self.refused = {by_node[node] for node in answers if node not in said}
         views = [SiteView(statement=s) for node, s in said.items() if self._is(by_node[node], s)]
         return sorted(views, key=lambda view: view.site)
 

@@ -77,6 +77,14 @@ def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
                 raise
             unpack(content, place, operator.federation)
     record = artefacts.read_json(place / "run.json")
+    if attach is not None:
+        # What was asked for then, not what is typed now.
+        epsilon = "null" if record["epsilon_target"] is None else record["epsilon_target"]
+        then = [f"privacy.{name}={record[name]}" for name in ("trust", "randomness")]
+        typed = [one for one in overrides if not one.startswith("privacy.")]
+        composed = composition(
+            [*typed, f"privacy.epsilon={epsilon}", *then], operator, sites=len(record["sites"])
+        )
     summary.show(console(), record, composed.asked, place)
     return place
 
