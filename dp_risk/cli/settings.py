@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,29 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Whether `report.html` is written."""
+    """Whether `report.html` is written, and who answers for what it says.
+
+    Raises
+    ------
+    ConfigurationError
+        If `review_by` is no day.
+    """
 
     html: bool
+    owner: str | None
+    contact: str | None
+    purpose: str | None
+    review_by: str | None
+
+    def __post_init__(self) -> None:
+        if self.review_by is None:
+            return
+        try:
+            datetime.date.fromisoformat(self.review_by)
+        except ValueError:
+            raise ConfigurationError(
+                f"report.review_by: {self.review_by} is no day like 2027-06-30"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

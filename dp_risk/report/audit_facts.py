@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
-from dp_risk.report import words
-from dp_risk.report.facts import SCHEMA_VERSION, plain, subject
+from dp_risk.report import derived, words
+from dp_risk.report.facts import SCHEMA_VERSION, plain, review, subject
 
 Facts = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def build_audit(
     falsified = bool(failed) or audit.get("verdict") != NOT_FALSIFIED
     claimed, delta = _number(audit.get("claimed_epsilon")), _number(audit.get("delta"))
     gate = _mapping(audit.get("gate"))
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION,
         "kind": "audit",
         "title": words.VERDICT_WORDS[falsified],
@@ -53,40 +53,45 @@ def build_audit(
         "claim": words.audit_claim(claimed, delta, about),
         "not_private": [],
         "settings": {},
-        "audit": {
-            "verdict": FALSIFIED if falsified else NOT_FALSIFIED,
-            "failed": failed,
-            "claimed_epsilon": claimed,
-            "delta": delta,
-            "chosen": results[0] if results else None,
-            "gate": {
-                "level": _number(gate.get("level")),
-                "epsilon_lower_bound": _number(gate.get("epsilon_lower_bound")),
-            },
-            "results": results,
-            "checks": sorted(checks, key=lambda check: bool(check["passed"])),
-            "subject": about,
-            "plan": _mapping(evidence.get("plan")),
-            "canaries": _mapping(evidence.get("canaries")),
-            "seconds": _number(evidence.get("seconds")),
-            "observations": _observations(_mapping(evidence.get("observations"))),
-            "tradeoff": _tradeoff(_mapping(evidence.get("tradeoff"))),
-            "sensitivity": _sensitivity(evidence.get("sensitivity")),
-            "controls": [
-                {
-                    "name": str(control.get("name")),
-                    "expected": control.get("expected"),
-                    "epsilon_lower_bound": _number(control.get("epsilon_lower_bound")),
-                }
-                for control in _mappings(evidence.get("controls"))
-            ],
-        },
+        "audit": with_counts(
+            {
+                "verdict": FALSIFIED if falsified else NOT_FALSIFIED,
+                "failed": failed,
+                "claimed_epsilon": claimed,
+                "delta": delta,
+                "chosen": results[0] if results else None,
+                "gate": {
+                    "level": _number(gate.get("level")),
+                    "epsilon_lower_bound": _number(gate.get("epsilon_lower_bound")),
+                },
+                "results": results,
+                "checks": sorted(checks, key=lambda check: bool(check["passed"])),
+                "subject": about,
+                "plan": _mapping(evidence.get("plan")),
+                "canaries": _mapping(evidence.get("canaries")),
+                "seconds": _number(evidence.get("seconds")),
+                "observations": _observations(_mapping(evidence.get("observations"))),
+                "tradeoff": _tradeoff(_mapping(evidence.get("tradeoff"))),
+                "sensitivity": _sensitivity(evidence.get("sensitivity")),
+                "controls": [
+                    {
+                        "name": str(control.get("name")),
+                        "expected": control.get("expected"),
+                        "epsilon_lower_bound": _number(control.get("epsilon_lower_bound")),
+                    }
+                    for control in _mappings(evidence.get("controls"))
+                ],
+                "source": [],
+            }
+        ),
         "frontier": None,
         "utility": None,
         "utility_source": None,
         "estimates": None,
         "search": None,
         "sites": [],
+        "dropped": [],
+        "doubts": [],
         "charges": [],
         "shapes": [],
         "rounds": [],
@@ -97,6 +102,22 @@ def build_audit(
         "configuration": config_yaml,
         "versions": _mapping(plain(versions)),
         "commit": commit,
+        "review": review(config_yaml, None),
+    }
+    return derived.complete(report)
+
+
+def with_counts(audit: Facts) -> dict[str, Any]:
+    """Return an audit's facts with how many checks were made, passed and failed."""
+    checks, level = audit["checks"], audit["gate"]["level"]
+    passed = sum(bool(check["passed"]) for check in checks)
+    return {
+        "source": [],
+        **audit,
+        "gate": {**audit["gate"], "confidence": None if level is None else 1 - level},
+        "made": len(checks),
+        "passed": passed,
+        "failures": len(checks) - passed,
     }
 
 

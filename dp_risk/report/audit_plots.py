@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.report import svg
-from dp_risk.report.html import number, percent
+from dp_risk.report.forms import number, percent, rounded_down
 from dp_risk.report.plots import axes_y
-from dp_risk.report.words import rounded_down
 
 Facts = Mapping[str, Any]
 

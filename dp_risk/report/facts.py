@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 import yaml
-from scipy import stats
 
 from dp_risk.privacy.events import decode
-from dp_risk.report import words
+from dp_risk.report import derived, frontier_facts, words
 from dp_risk.types import ConfigurationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KINDS = ("run", "frontier")
-METRICS = ("auroc", "auprc")
 _SETTINGS = (
     *("run", "finished"),
     *("trust", "unit", "adjacency", "delta", "epsilon_target", "epsilon_spent"),
     *("epsilon_lifetime", "sigma", "q", "steps", "rounds", "rounds_abandoned", "clip_norm"),
     *("positives", "ridge", "learning_rate", "start"),
-    *("spare_rounds", "answers_lost"),
+    *("spare_rounds", "answers_lost", "units", "model", "rule"),
     *(
         "max_records_per_account",
         "max_sites_per_unit",
@@ -82,30 +80,45 @@ def build(
     run = plain(run)
     points = (frontier or {}).get("points") or []
     trusts = sorted({str(p.get("trust")) for p in points if p.get("epsilon") is not None})
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
-        "title": "Utility against epsilon" if kind == "frontier" else "Federated training run",
+        "title": "Utility against epsilon" if kind == "frontier" else "Privacy report of a run",
         "subject": subject(config_yaml) or run.get("dataset"),
         "claim": words.claim(kind, run, trusts),
         "not_private": words.not_private({**run, **({"trust": trusts[0]} if trusts else {})}),
         "settings": _settings(run),
-        "frontier": _frontier(plain(frontier)) if frontier is not None else None,
+        "frontier": frontier_facts.build(plain(frontier)) if frontier is not None else None,
         "utility": run.get("utility"),
         "utility_source": run.get("utility_source"),
         "estimates": run.get("estimates"),
         "search": run.get("search"),
         "sites": run.get("sites") or [],
+        "dropped": run.get("dropped") or [],
+        "doubts": run.get("doubts") or [],
         "charges": _charges(run.get("charges") or []),
         "shapes": _shapes(plain(shapes)),
         "rounds": plain(rounds),
+        "audit": None,
         "assumptions": run.get("assumptions") or [],
+        "not_audited": [],
         "residual": list(words.RESIDUAL),
         "unprotected": list(words.UNPROTECTED),
         "configuration": config_yaml,
         "versions": run.get("versions") or {},
         "commit": run.get("commit"),
+        "review": review(config_yaml, run.get("finished")),
     }
+    return derived.complete(report)
+
+
+def review(config_yaml: str, finished: object) -> dict[str, str | None]:
+    """Return who answers for a run, what it is for and when to look again, as configured."""
+    asked = _configured(config_yaml).get("report")
+    asked = asked if isinstance(asked, Mapping) else {}
+    names = ("owner", "contact", "purpose", "review_by")
+    found = {name: str(asked[name]) if asked.get(name) is not None else None for name in names}
+    return {**found, "finished": None if finished is None else str(finished)[:10]}
 
 
 def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,69 +146,17 @@ def plain(value: Any) -> Any:
 
 def subject(config_yaml: str) -> str | None:
     """Return the name of the data, where the configuration has one."""
-    try:
-        config = yaml.safe_load(config_yaml)
-    except yaml.YAMLError:
-        return None
-    data = config.get("data") if isinstance(config, dict) else None
+    data = _configured(config_yaml).get("data")
     name = data.get("name") if isinstance(data, dict) else data
     return name if isinstance(name, str) else None
 
 
-def _frontier(frontier: Mapping[str, Any]) -> dict[str, Any]:
-    points = frontier.get("points") or []
-    models = {point.get("model") for point in points}
-    rows: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = defaultdict(list)
-    for point in points:
-        private = point.get("epsilon") is not None
-        trust = str(point.get("trust")) if private else "none"
-        label = words.SERIES_WORDS.get(trust, trust)
-        if len(models) > 1:
-            label = f"{label}, {point.get('model')}"
-        rows[label, trust, private].append(point)
-    for point in frontier.get("baselines") or []:
-        label = words.baseline_words(point.get("name"))
-        rows[label, "baseline", point.get("epsilon") is not None].append(point)
-    series, references = [], []
-    for (label, trust, private), group in rows.items():
-        by_epsilon = defaultdict(list)
-        for point in group:
-            by_epsilon[point.get("epsilon")].append(point)
-        means = [_mean(by_epsilon[e]) | {"epsilon": e} for e in sorted(by_epsilon, key=_order)]
-        if private:
-            series.append({"label": label, "baseline": trust == "baseline", "points": means})
-        else:
-            references.append({"label": label, "baseline": trust == "baseline", **means[0]})
-    series.sort(key=lambda line: bool(line["baseline"]))
-    notes = [words.stored(baseline) for baseline in frontier.get("stored") or []]
-    return {"series": series, "references": references, "notes": notes}
-
-
-def _order(epsilon: float | None) -> float:
-    return math.inf if epsilon is None else epsilon
-
-
-def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    seconds = [p["seconds"] for p in points if p.get("seconds") is not None]
-    return {
-        "seeds": [{name: p.get(name) for name in ("seed", *METRICS)} for p in points],
-        "seconds": float(np.mean(seconds)) if seconds else None,
-        **{
-            name: _summary([p[name] for p in points if p.get(name) is not None]) for name in METRICS
-        },
-    }
-
-
-def _summary(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, extremes and the 95 % t-interval of the mean over seeds, cut to [0, 1]."""
-    if not values:
-        return None
-    mean, n = float(np.mean(values)), len(values)
-    out = {"mean": mean, "min": float(min(values)), "max": float(max(values)), "n": n}
-    if n > 1:
-        half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
-        out |= {"low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-    return out
+def _configured(config_yaml: str) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(config_yaml)
+    except yaml.YAMLError:
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _charges(charges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,12 +1,59 @@
-"""Escaping, numbers and tables for HTML."""
+"""Escaping, bound figures, tables and blocks for HTML."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
-Cell = str | int | float | None
+from dp_risk.report.bound import pointer_of
+from dp_risk.report.forms import printed
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A fact and the form in which it is printed.
+
+    Parameters
+    ----------
+    value : object
+        A leaf of the report; what knows its place is printed with it.
+    form : str
+        One of `dp_risk.report.forms.FORMS`.
+    """
+
+    value: object
+    form: str = "number"
+
+    def __str__(self) -> str:
+        return printed(self.value, self.form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """A name of a figure that leads to how it is computed.
+
+    Parameters
+    ----------
+    name : str
+        What a reader sees.
+    method : str
+        A key of `dp_risk.report.methods.METHODS`.
+    """
+
+    name: str
+    method: str
+
+
+Cell = str | int | float | Shown | None
+Name = str | How
 
 
 def esc(value: object) -> str:
@@ -14,48 +61,62 @@ def esc(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def number(value: object, digits: int = 3) -> str:
-    """Return a number for reading; a dash where there is none; anything else as text."""
-    if value is None:
-        return "–"  # noqa: RUF001
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
+def show(value: object, form: str | None = None) -> Markup:
+    """Return a value as HTML, bound to its place in ``report.json`` if it knows one."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, Shown):
+        return show(value.value, value.form)
+    form = form or ("text" if isinstance(value, str) else "number")
+    text, pointer = _whole_numbers(esc(printed(value, form))), pointer_of(value)
+    if pointer is None:
+        return Markup(text)
+    place = f'data-fact="{esc(pointer)}"'
+    if form == "text":
+        return Markup(f"<span {place}>{text}</span>")
+    return Markup(f'<data value="{esc(value)}" {place} data-form="{form}">{text}</data>')
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """Return an effect with its sign; zero has none."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")  # noqa: RUF001
+def fill(template: str, *parts: object) -> Markup:
+    """Return a sentence as HTML; each ``{}`` takes the next part, bound where it can be."""
+    words = [Markup(_whole_numbers(esc(piece))) for piece in template.split("{}")]
+    out = words[0]
+    for part, piece in zip(parts, words[1:], strict=True):
+        out = Markup(out + show(part) + piece)
+    return out
 
 
-def prose(sentences: Sequence[object]) -> str:
-    """Return sentences as escaped HTML in which a line never breaks inside a number like 1e-05."""
-    text = " ".join(esc(sentence) for sentence in sentences)
+def prose(sentences: Sequence[object]) -> Markup:
+    """Return sentences as HTML, each bound to its place."""
+    return Markup(" ".join(show(sentence, "text") for sentence in sentences))
+
+
+def _whole_numbers(text: str) -> str:
+    """Keep a line from breaking inside a number like 1e-05."""
     return re.sub(r"\d+e-\d+", r'<span class="together">\g<0></span>', text)
 
 
-def percent(share: float | None) -> str:
-    """Return a share in [0, 1] as percent with the decimals that it needs, up to four."""
-    return number(None) if share is None else f"{round(100 * share, 4):g}\u00a0%"
+def name(value: Name) -> Markup:
+    """Return the name of a figure, with its link."""
+    if isinstance(value, How):
+        return Markup(f'<a class="how" href="#how-{esc(value.method)}">{esc(value.name)}</a>')
+    return show(value)
 
 
-def figures(shown: Mapping[str, object]) -> str:
-    """Return names and values as a grid; both are escaped."""
+def figures(shown: Mapping[Name, object]) -> Markup:
+    """Return names and values as a grid."""
     cells = "".join(
-        f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in shown.items()
+        f"<div><dt>{name(key)}</dt><dd>{show(value)}</dd></div>" for key, value in shown.items()
     )
-    return f'<dl class="figures">{cells}</dl>'
+    return Markup(f'<dl class="figures">{cells}</dl>')
 
 
 def table(
     caption: str,
-    head: Sequence[str],
+    head: Sequence[Name],
     rows: Sequence[Sequence[Cell]],
     marked: Collection[int] = (),
-) -> str:
+) -> Markup:
     """Return a table that scrolls sideways on a narrow screen.
 
     Numbers and texts that look like numbers are aligned right; the first column is a row heading.
@@ -67,43 +128,47 @@ def table(
     ]
     cls = ["num" if right else "txt" for right in numeric]
     heads = "".join(
-        f'<th scope="col" class="{c}">{esc(h)}</th>' for h, c in zip(head, cls, strict=True)
+        f'<th scope="col" class="{c}">{name(h)}</th>' for h, c in zip(head, cls, strict=True)
     )
     body = "".join(
         ('<tr class="marked">' if n in marked else "<tr>")
         + "".join(
-            f'<th scope="row" class="{c}">{esc(number(cell))}</th>'
+            f'<th scope="row" class="{c}">{show(cell)}</th>'
             if i == 0
-            else f'<td class="{c}">{esc(number(cell))}</td>'
+            else f'<td class="{c}">{show(cell)}</td>'
             for i, (cell, c) in enumerate(zip(row, cls, strict=True))
         )
         + "</tr>"
         for n, row in enumerate(rows)
     )
-    return (
+    return Markup(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(caption)}"><table>'
         f"<caption>{esc(caption)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def section(name: str, heading: str, content: str) -> str:
+def section(anchor: str, heading: str, content: str) -> Markup:
     """Return a section of the report; `content` is HTML."""
-    return f'<section id="{name}"><h2>{esc(heading)}</h2>{content}</section>'
+    return Markup(
+        f'<section id="{anchor}" aria-labelledby="{anchor}-title">'
+        f'<h2 id="{anchor}-title">{esc(heading)}</h2>{content}</section>'
+    )
 
 
-def details(summary: str, content: str, *, opened: bool = False) -> str:
+def details(summary: str, content: str, *, opened: bool = False) -> Markup:
     """Return a folded block; `content` is HTML."""
     flag = " open" if opened else ""
-    return f"<details{flag}><summary>{esc(summary)}</summary>{content}</details>"
+    return Markup(f"<details{flag}><summary>{esc(summary)}</summary>{content}</details>")
 
 
-def bullets(items: Sequence[object]) -> str:
-    """Return a list of escaped items."""
-    return "<ul>" + "".join(f"<li>{esc(item)}</li>" for item in items) + "</ul>"
+def bullets(items: Sequence[object]) -> Markup:
+    """Return a list of items, each bound to its place."""
+    return Markup("<ul>" + "".join(f"<li>{show(item)}</li>" for item in items) + "</ul>")
 
 
 def _is_number(cell: Cell) -> bool:
-    if cell is None or isinstance(cell, int | float):
+    if cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)):
         return True
-    return bool(cell) and (cell[0].isdigit() or cell[0] in "-+−–∞")  # noqa: RUF001
+    text = re.sub(r"<[^>]*>", "", cell) if isinstance(cell, Markup) else str(cell)
+    return bool(text) and (text[0].isdigit() or text[0] in "-+−–∞")  # noqa: RUF001

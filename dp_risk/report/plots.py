@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dp_risk.report import svg
-from dp_risk.report.html import esc, number, signed
-from dp_risk.report.words import rounded_down, rounded_up
+from dp_risk.report.forms import bin_label, number, rounded_down, rounded_up, signed
+from dp_risk.report.html import esc
 
 WIDE, NARROW = 920.0, 350.0
 SITES_SHOWN = 40
@@ -276,11 +276,6 @@ def shape(facts: Facts, low: float, high: float) -> str:
     return svg.picture(
         width, height, f"Effect of {facts['feature']} on the log-odds", "".join(body), "cell"
     )
-
-
-def bin_label(label: object) -> str:
-    """Return a bin's label without the words that join it to its feature."""
-    return str(label).strip(" :=").removeprefix("in ")
 
 
 def _ends(xs: Sequence[Any], intervals: Sequence[bool]) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.privacy.plan import spares_cost
+from dp_risk.report.forms import rounded_up
 
 TRUST_WORDS = {
     "local": "Trust: local. Each site adds its own noise before anything leaves; the server and "
@@ -82,6 +83,16 @@ GUARANTEE_WORDS = {
     "heuristic": "none; not counted",
 }
 
+NOT_AUDITED = (
+    "Nobody has tried to show this claim false. dp-risk audit does, with the same configuration on "
+    "public data; dp-risk report RUN --audit AUDIT puts what it found here."
+)
+NOT_PROVED = (
+    "An audit tried to show the claim false and did not. That is no proof: a weak attack and a "
+    "true claim look the same."
+)
+FALSIFIED_BY = "An audit found evidence against the claim: {}. Do not rely on the epsilon above."
+
 VERDICT_WORDS = {True: "Claim falsified", False: "Claim not falsified"}
 
 AUDITED_WORDS = {
@@ -138,32 +149,6 @@ def stored(baseline: Mapping[str, Any]) -> str:
         f"{baseline_words(baseline.get('name'))}: not run here; its numbers for these splits are "
         f"stored with dp-risk, made by {baseline.get('command')} ({made})."
     )
-
-
-def whose(report: Mapping[str, Any]) -> str:
-    """Say, as HTML, which run of a frontier a section is about; empty for a report of one run."""
-    settings = report["settings"]
-    if report["kind"] != "frontier" or settings.get("seed") is None:
-        return ""
-    epsilon = settings.get("epsilon_target")
-    which = "without noise" if epsilon is None else f"with epsilon {epsilon:g}"
-    return f'<p class="note">Of one run: {which}, seed {settings["seed"]}.</p>'
-
-
-def rounded_up(x: float, digits: int = 2) -> str:
-    """Return `x` with fixed decimals, never below `x`: a claim must not shrink in print."""
-    scale = 10**digits
-    if math.isinf(x * scale):
-        return str(x)
-    return f"{math.ceil(round(x * scale, 4)) / scale:.{digits}f}"
-
-
-def rounded_down(x: float, digits: int = 2) -> str:
-    """Return `x` with fixed decimals, never above `x`: for what is left of a budget."""
-    scale = 10**digits
-    if math.isinf(x * scale):
-        return str(x)
-    return f"{math.floor(round(x * scale, 4)) / scale:.{digits}f}"
 
 
 def factor(epsilon: float) -> str:
@@ -309,8 +294,14 @@ def _trust(run: Mapping[str, Any], mode: str) -> str:
 
 
 def losses(run: Mapping[str, Any]) -> str:
-    """Return what was lost with sites in a secure sum and what it cost; empty in other trusts."""
+    """Return what was lost with sites and what it cost; empty where nothing is to be said."""
     rounds, spares = run.get("rounds"), run.get("spare_rounds")
+    if run.get("trust") == "local" and run.get("answers_lost"):
+        count = run["answers_lost"]
+        return (
+            f"{count} training answer{'s' if count != 1 else ''} did not come in time; the sums of "
+            "those rounds are over the other sites, and a site that had charged keeps the charge."
+        )
     if run.get("trust") != "distributed" or not rounds or spares is None:
         return ""
     lost, silent = run.get("rounds_abandoned") or 0, run.get("answers_lost") or 0

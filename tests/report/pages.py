@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html.parser import HTMLParser
+from typing import Any
 
+from dp_risk.report import render
+from dp_risk.report.sections import SECTIONS
+
+SAID = [name for name in SECTIONS if name not in ("methods", "glossary")]
 VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+def said(report: Mapping[str, Any]) -> str:
+    """Return a page without the explanations that every page has."""
+    return render(report, sections=SAID)
 
 
 class Page(HTMLParser):
@@ -13,6 +24,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.words = ""
+        self.sections: list[str] = []
         self._open: list[str] = []
         self.feed(html)
         self.close()
@@ -21,6 +33,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
+        if tag == "section":
+            self.sections.append(str(dict(attrs)["id"]))
         if tag not in VOID:
             self._open.append(tag)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dp_risk.report import build, render
+from dp_risk.report import build
 
-from .pages import Page
+from .pages import Page, said
 
 Facts = dict[str, Any]
 
@@ -32,7 +32,7 @@ def estimates() -> Facts:
 
 
 def page(run: Facts) -> Page:
-    return Page(render(build("run", run, None, [], "", [])))
+    return Page(said(build("run", run, None, [], "", [])))
 
 
 def test_private_utility_is_called_an_estimate(run: Facts, estimates: Facts) -> None:
@@ -43,7 +43,7 @@ def test_private_utility_is_called_an_estimate(run: Facts, estimates: Facts) -> 
     for words in (
         "Estimated from noisy histograms of holdout scores at 3 sites (24 bins by label)",
         "hold the noise as well as the sampling",
-        "the highest 2 % of scores",
+        "the highest 2\xa0% of scores",
         "Score threshold",
     ):
         assert words in found.words, words
@@ -120,8 +120,8 @@ def test_shares_come_from_the_record_where_it_has_them(run: Facts) -> None:
         for charge, share in zip(run["charges"], (0.953, 0.047), strict=True)
     ]
     found = page(run | {"charges": charges})
-    assert "95.3 %" in found.words
-    assert "4.7 %" in found.words
+    assert "95.3\xa0%" in found.words
+    assert "4.7\xa0%" in found.words
 
 
 def test_a_unit_at_several_sites_is_in_the_claim(run: Facts) -> None:

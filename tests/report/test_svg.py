@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_risk.report import svg
-from dp_risk.report.words import factor, rounded_down, rounded_up
+from dp_risk.report.forms import rounded_down, rounded_up
+from dp_risk.report.words import factor
 
 pixels = st.floats(0, 300, allow_nan=False)
 

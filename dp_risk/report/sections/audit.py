@@ -1,97 +1,93 @@
-"""The sections of an audit's report; each is empty for any other report."""
+"""The sections of an audit; each is empty where a report has no audit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from dp_risk.audit.findings import FALSIFIED, HEURISTIC
 from dp_risk.report import audit_plots
 from dp_risk.report.html import (
     Cell,
+    How,
+    Name,
+    Shown,
     bullets,
     details,
     esc,
     figures,
-    number,
-    percent,
-    prose,
+    fill,
     section,
+    show,
     table,
 )
 from dp_risk.report.plots import both
-from dp_risk.report.words import (
-    AUDITED_WORDS,
-    CHECK_WORDS,
-    GUARANTEE_WORDS,
-    PURPOSE_WORDS,
-    rounded_down,
-)
-
-Facts = Mapping[str, Any]
+from dp_risk.report.sections.common import Facts, down, legend, note
+from dp_risk.report.words import AUDITED_WORDS, CHECK_WORDS, GUARANTEE_WORDS, PURPOSE_WORDS
 
 _PASSED, _FAILED = "✓\u00a0passed", "✗\u00a0failed"
 
 
-def verdict(report: Facts) -> str:
-    """Say whether the claim was falsified, by which checks, and what the claim is."""
+def evidence(report: Facts) -> str:
+    """Say which checks failed, or that none did and what that is worth."""
     facts = report["audit"]
-    subject = f'<p class="subject">Audit of {esc(report["subject"])}</p>'
-    box = _falsified(facts) if facts["verdict"] == FALSIFIED else _not_falsified(facts)
-    chosen, gate, claimed = facts["chosen"] or {}, facts["gate"], facts["claimed_epsilon"]
-    confidence = chosen.get("confidence")
-    at = f", at {percent(confidence)}" if confidence is not None else ""
-    level = f", at {percent(1 - gate['level'])}" if gate["level"] is not None else ""
-    passed = sum(bool(check["passed"]) for check in facts["checks"])
-    shown = {
-        "claimed epsilon": number(claimed),
-        f"lower bound{at}": _down(chosen.get("epsilon_lower_bound")),
-        f"the gate's lower bound{level}": _down(gate["epsilon_lower_bound"]),
-        "checks passed": f"{passed} of {len(facts['checks'])}",
+    chosen, gate = facts["chosen"] or {}, facts["gate"]
+    shown: dict[Name, object] = {
+        How(name="claimed epsilon", method="epsilon-target"): facts["claimed_epsilon"],
+        How(name="lower bound", method="bound"): _at(
+            chosen.get("epsilon_lower_bound"), chosen.get("confidence")
+        ),
+        How(name="the gate's lower bound", method="verdict"): _at(
+            gate["epsilon_lower_bound"], gate["confidence"]
+        ),
+        How(name="checks passed", method="check"): fill("{} of {}", facts["passed"], facts["made"]),
     }
-    note = ""
-    bound = chosen.get("epsilon_lower_bound")
+    remark = ""
+    bound, claimed = chosen.get("epsilon_lower_bound"), facts["claimed_epsilon"]
     if "gate" not in facts["failed"] and None not in (bound, claimed) and bound > claimed:
-        note = (
-            '<p class="note">The bound lies above the claim, the gate\'s does not. At its '
-            "confidence that happens to honest trainers too; the gate decides.</p>"
+        remark = note(
+            "The bound lies above the claim, the gate's does not. At its confidence that happens "
+            "to honest trainers too; the gate decides."
         )
-    heading = f"<h1>{esc(report['title'])}</h1>"
-    return (
-        f"<header>{subject if report.get('subject') else ''}{heading}</header>{box}"
-        f'<section id="claim"><h2>The claim</h2><p class="claim">{prose(report["claim"])}</p>'
-        f"{figures(shown)}{note}</section>"
-    )
+    box = _falsified(facts) if facts["verdict"] == FALSIFIED else _not_falsified(facts)
+    source = "".join(note(fill("{}", line)) for line in facts.get("source") or [])
+    return section("evidence", "What the audit found", source + box + figures(shown) + remark)
+
+
+def _at(bound: float | None, confidence: float | None) -> object:
+    if confidence is None:
+        return down(bound, 3)
+    return fill("{} at {}", down(bound, 3), Shown(value=confidence, form="percent"))
 
 
 def _falsified(facts: Facts) -> str:
     failed = [check for check in facts["checks"] if not check["passed"]]
     items = "".join(
-        f"<li><b>{esc(check['name'])}</b> {esc(check['figure'])}"
+        f"<li><b>{show(check['name'])}</b> {show(check['figure'])}"
         f'<span class="expected">Must hold: {esc(_looks_at(check["name"]))}</span></li>'
         for check in failed
     )
-    count = f"{len(failed)} of {len(facts['checks'])} checks failed"
+    count = fill("{} of {} checks failed", facts["failures"], facts["made"])
     return (
-        f'<aside class="warning" role="note"><strong>{count if failed else "Falsified"}</strong>'
-        f"{f'<ul>{items}</ul>' if items else ''}</aside>"
+        f'<div class="warning"><strong>{count if failed else "Falsified"}</strong>'
+        f"{f'<ul>{items}</ul>' if items else ''}</div>"
     )
 
 
 def _not_falsified(facts: Facts) -> str:
-    count = len(facts["checks"])
-    held = f"All {count} checks held." if count else "No check was made."
     made, wanted = (facts["canaries"].get(name) for name in ("inside", "wanted"))
+    held = fill("All {} checks held.", facts["made"]) if facts["made"] else "No check was made."
     weak = ""
     if isinstance(made, int) and isinstance(wanted, int) and made < wanted:
-        weak = (
-            f" Time was over after {made:,} of {wanted:,} observations of canaries, so that the "
-            "bounds are weaker than planned."
+        weak = fill(
+            " Time was over after {} of {} observations of canaries, so that the bounds are "
+            "weaker than planned.",
+            made,
+            wanted,
         )
     return (
-        f'<aside class="calm" role="note"><strong>{held}</strong><p>This is no proof of the claim: '
+        f'<div class="calm"><strong>{held}</strong><p>This is no proof of the claim: '
         "an audit can show a claim false, never true. A weak attack and a true claim look the "
-        f"same.{weak}</p></aside>"
+        f"same.{weak}</p></div>"
     )
 
 
@@ -107,16 +103,21 @@ def bounds(report: Facts) -> str:
         rows.append({"label": audit_plots.gate_label(gate["level"]), **gate})
     if not rows:
         return ""
-    head = (
-        *("Method", "Lower bound", "Ceiling", "Confidence", "Canaries", "Observations"),
+    head: tuple[Name, ...] = (
+        "Method",
+        How(name="Lower bound", method="bound"),
+        How(name="Ceiling", method="ceiling"),
+        How(name="Confidence", method="bound"),
+        How(name="Canaries", method="observations"),
+        How(name="Observations", method="observations"),
         "Guarantee",
     )
     body: list[list[Cell]] = [
         [
             result["method"],
-            _down(result["epsilon_lower_bound"]),
-            number(result["ceiling"]),
-            percent(result["confidence"]),
+            down(result["epsilon_lower_bound"], 3),
+            result["ceiling"],
+            Shown(value=result["confidence"], form="percent"),
             result["canaries"],
             result["observations"],
             GUARANTEE_WORDS.get(result["guarantee"], result["guarantee"]),
@@ -124,16 +125,16 @@ def bounds(report: Facts) -> str:
         for result in facts["results"]
     ]
     assumed = [
-        f"{result['method']}: {' '.join(result['assumptions'])}"
+        fill("{}: " + " ".join(["{}"] * len(lines)), result["method"], *lines)
         for result in facts["results"]
-        if result["assumptions"]
+        if (lines := result["assumptions"])
     ]
     over = [
         i
         for i, result in enumerate(facts["results"])
         if claimed is not None and (result["epsilon_lower_bound"] or 0.0) > claimed
     ]
-    note = (
+    words = (
         "A bar is the epsilon that the audit can prove the trainer to have at least, at its "
         "confidence; a bar past the claim is red. The thin line ends at the ceiling: what a "
         "perfect attack with as many observations would show. Where the ceiling is below the "
@@ -143,7 +144,7 @@ def bounds(report: Facts) -> str:
         "bounds",
         "Claimed epsilon against every bound",
         f"<figure>{both(audit_plots.bounds, rows, claimed)}</figure>"
-        f'<p class="note">{note}</p>'
+        + note(words, "bound", "ceiling")
         + (table("Lower bounds, rounded down", head, body, over) if body else "")
         + (f"<h3>What each assumes</h3>{bullets(assumed)}" if assumed else ""),
     )
@@ -165,7 +166,7 @@ def checks(report: Facts) -> str:
     ]
     marked = [i for i, check in enumerate(rows) if not check["passed"]]
     caption = "Failed checks first" if marked else "All held"
-    head = ("Check", "Result", "Found", "What must hold")
+    head = ("Check", How(name="Result", method="check"), "Found", "What must hold")
     return section("checks", "Checks", table(caption, head, body, marked))
 
 
@@ -174,30 +175,35 @@ def scores(report: Facts) -> str:
     facts = report["audit"]["observations"]
     if not facts or not facts["cells"]:
         return ""
-    legend = _legend(
-        (f"c{colour}", f"{words}, mean {number(facts[f'{name}_mean'])}")
+    key = legend(
+        (f"colour c{colour}", fill(words + ", mean {}", facts[f"{name}_mean"]))
         for name, words, colour in audit_plots.GROUPS
     )
     spread = facts["std"]
-    note = (
+    words = fill(
         "Each observation is a released sum in the direction of one canary. The further the two "
-        "distributions lie apart, the more a release tells"
-        + (f"; their spread is {spread:.4g}, and a canary moves them by 1." if spread else ".")
-        + " Triangles mark the means."
-    )
+        "distributions lie apart, the more a release tells{} Triangles mark the means.",
+        fill("; their spread is {}, and a canary moves them by 1.",
+             Shown(value=spread, form="figures4"))
+        if spread
+        else ".",
+    )  # fmt: skip
     body: list[list[Cell]] = [
-        [f"{cell['from']:.4g} to {cell['to']:.4g}", int(cell["inside"]), int(cell["outside"])]
+        [
+            fill("{} to {}", *(Shown(value=cell[end], form="figures4") for end in ("from", "to"))),
+            Shown(value=cell["inside"], form="count"),
+            Shown(value=cell["outside"], form="count"),
+        ]
         for cell in facts["cells"]
     ]
+    how = "observations"
+    head = [How(name=words, method=how) for words in ("Observation", "Inside", "Outside")]
     return section(
         "scores",
         "What the canaries show",
-        f"<figure>{legend}{both(audit_plots.scores, facts)}</figure>"
-        f'<p class="note">{note}</p>'
-        + details(
-            "Table of observations",
-            table("Observations by group", ("Observation", "Inside", "Outside"), body),
-        ),
+        f"<figure>{key}{both(audit_plots.scores, facts)}</figure>"
+        + note(words, how)
+        + details("Table of observations", table("Observations by group", head, body)),
     )
 
 
@@ -206,22 +212,29 @@ def tradeoff(report: Facts) -> str:
     points = report["audit"]["tradeoff"]
     if not points:
         return ""
-    legend = _legend(
-        (("c1", "claimed"), ("c0", "measured"), ("c6", "guessing"), ("falsifies", "would falsify"))
+    key = legend(
+        (
+            ("colour c1", "claimed"),
+            ("colour c0", "measured"),
+            ("colour c6", "guessing"),
+            ("colour falsifies", "would falsify"),
+        )
     )
-    note = (
+    words = (
         "A test that tells from the releases whether a unit took part makes two kinds of errors. "
         "The claim says that none gets below the claimed curve. The dashed line is the upper "
         "95 % limit of the measured curve, point by point."
     )
     names = ("false_positive", "claimed", "measured", "high")
-    head = ("False positives", "Claimed", "Measured", "Measured, at most (95 %)")
+    how = "tradeoff"
+    columns = ("False positives", "Claimed", "Measured", "Measured, at most (95 %)")
+    head = [How(name=column, method=how) for column in columns]
     body: list[list[Cell]] = [[point[name] for name in names] for point in points]
     return section(
         "tradeoff",
         "Claimed trade-off against the measured one",
-        f"<figure>{legend}{both(audit_plots.tradeoff, points)}</figure>"
-        f'<p class="note">{note}</p>'
+        f"<figure>{key}{both(audit_plots.tradeoff, points)}</figure>"
+        + note(words, how)
         + details("Table of the curves", table("Rates of false negatives", head, body)),
     )
 
@@ -234,30 +247,34 @@ def sensitivity(report: Facts) -> str:
     drawn = [row for row in rows if row["share"] is not None]
     chart = ""
     if drawn:
-        legend = _legend(
-            (f"shape{k % 4} c{k % 7}", PURPOSE_WORDS.get(purpose, purpose))
+        key = legend(
+            (f"colour shape{k % 4} c{k % 7}", esc(PURPOSE_WORDS.get(purpose, purpose)))
             for k, purpose in enumerate(audit_plots.purposes(drawn))
         )
-        chart = f"<figure>{legend}{both(audit_plots.sensitivity, drawn)}</figure>"
+        chart = f"<figure>{key}{both(audit_plots.sensitivity, drawn)}</figure>"
     body: list[list[Cell]] = [
         [
             row["unit"],
             "✗\u00a0too far" if row["over"] else "✓\u00a0within",
             PURPOSE_WORDS.get(row["purpose"], row["purpose"]),
-            number(row["moved"], 4),
-            number(row["allowed"], 4),
+            Shown(value=row["moved"], form="number4"),
+            Shown(value=row["allowed"], form="number4"),
         ]
         for row in rows
     ]
     over = [i for i, row in enumerate(rows) if row["over"]]
-    head = ("Unit", "Result", "Purpose", "Moved", "Allowed")
+    how = "sensitivity"
+    head: tuple[Name, ...] = (
+        *("Unit", "Result", "Purpose"),
+        How(name="Moved", method=how),
+        How(name="Allowed", method=how),
+    )
     listed = table("One unit more or less", head, body, over)
-    note = "Each unit was added to one site's rows, with the same noise before and after."
+    words = "Each unit was added to one site's rows, with the same noise before and after."
     return section(
         "sensitivity",
         "How far one unit moves a sum",
-        f'{chart}<p class="note">{note}</p>'
-        + details("Table of the pairs", listed, opened=bool(over)),
+        chart + note(words, how) + details("Table of the pairs", listed, opened=bool(over)),
     )
 
 
@@ -267,25 +284,30 @@ def controls(report: Facts) -> str:
     if not rows:
         return ""
     body: list[list[Cell]] = [
-        [row["name"], number(row["expected"]), _down(row["epsilon_lower_bound"])] for row in rows
+        [row["name"], row["expected"], down(row["epsilon_lower_bound"], 3)] for row in rows
     ]
-    head = ("Control", "Expected", "Lower bound")
-    note = "<p>The same attack, where the answer is known: can it find what is there?</p>"
-    return section("controls", "Controls", note + table("Controls of the attack", head, body))
+    head = ("Control", "Expected", How(name="Lower bound", method="controls"))
+    words = "<p>The same attack, where the answer is known: can it find what is there?</p>"
+    return section("controls", "Controls", words + table("Controls of the attack", head, body))
 
 
 def audited(report: Facts) -> str:
     """Show what was audited: the trainer, its plan and the canaries."""
     facts = report["audit"]
     blocks = ""
-    for name, words in (("subject", "The trainer"), ("plan", "Its plan"), ("canaries", "Canaries")):
-        shown = {
-            AUDITED_WORDS.get(key, key.replace("_", " ")): _plain(value)
-            for key, value in facts[name].items()
-            if key != "dataset" and value is not None
+    for part, words in (("subject", "The trainer"), ("plan", "Its plan"), ("canaries", "Canaries")):
+        how = "observations" if part == "canaries" else "recorded"
+        shown: dict[Name, object] = {
+            How(name=AUDITED_WORDS.get(key, key.replace("_", " ")), method=how): Shown(
+                value=value, form="figures4" if isinstance(value, int | float) else "text"
+            )
+            for key, value in facts[part].items()
+            if value is not None and not isinstance(value, list | dict)
         }
-        if name == "canaries" and facts["seconds"] is not None:
-            shown["seconds of the audit"] = f"{facts['seconds']:,.0f}"
+        if part == "canaries" and facts["seconds"] is not None:
+            shown[How(name="seconds of the audit", method="resources")] = Shown(
+                value=facts["seconds"], form="whole"
+            )
         if shown:
             blocks += f"<h3>{words}</h3>{figures(shown)}"
     return section("audited", "What was audited", blocks) if blocks else ""
@@ -295,29 +317,12 @@ def _looks_at(name: str) -> str:
     return CHECK_WORDS.get(name, "No description.")
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return number(value)
-
-
-def _down(value: float | None) -> str:
-    return number(None) if value is None else rounded_down(value, 3)
-
-
-def _legend(entries: Any) -> str:
-    marks = "".join(
-        f'<span><i class="swatch colour {cls}"></i>{esc(words)}</span>' for cls, words in entries
-    )
-    return f'<p class="legend">{marks}</p>'
-
-
 def _only_audits(draw: Callable[[Facts], str]) -> Callable[[Facts], str]:
-    return lambda report: draw(report) if report["kind"] == "audit" else ""
+    return lambda report: draw(report) if report.get("audit") else ""
 
 
 _IN_ORDER: Sequence[tuple[str, Callable[[Facts], str]]] = (
-    ("verdict", verdict),
+    ("evidence", evidence),
     ("bounds", bounds),
     ("checks", checks),
     ("scores", scores),

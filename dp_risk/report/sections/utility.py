@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dp_risk.report import plots
-from dp_risk.report.html import Cell, details, section, table
-from dp_risk.report.words import whose
+from dp_risk.report.html import Cell, How, Markup, Name, Shown, details, fill, section, table
+from dp_risk.report.sections.common import Facts, note, whose
 from dp_risk.types import Split
-
-Facts = Mapping[str, Any]
 
 METRIC_WORDS = {
     "auroc": "AUROC",
@@ -22,7 +20,7 @@ METRIC_WORDS = {
     "threshold": "Score threshold",
     "base_rate": "Positives among all units",
 }
-_HEAD = ("Metric", "Value", "Low", "High")
+_COLUMNS = ("Value", "Low", "High")
 
 
 def utility(report: Facts) -> str:
@@ -36,7 +34,7 @@ def utility(report: Facts) -> str:
             "Utility",
             "<p>No utility: the sites' data is not public and no estimate was charged.</p>",
         )
-    content = whose(report)
+    content: str = whose(report)
     by_account = report["settings"].get("unit") == "account"
     shared = any(
         c["purpose"] == "evaluation" and c["split"] == Split.BOTH for c in report["charges"]
@@ -46,7 +44,7 @@ def utility(report: Facts) -> str:
     else:
         content += table(
             f"On held-out {'records' if by_account else 'units'}, with 95 % intervals",
-            _HEAD,
+            ("Metric", *(How(name=words, method="utility-exact") for words in _COLUMNS)),
             _rows(facts),
         )
         if estimates:
@@ -59,20 +57,26 @@ def utility(report: Facts) -> str:
 
 def _estimated(estimates: Facts, facts: Facts, *, by_account: bool, shared: bool) -> str:
     paid = "the one budget that training and evaluation share" if shared else "the holdout's budget"
-    note = (
-        f"Estimated from noisy histograms of holdout scores at {estimates['sites']} sites "
-        f"({estimates['bins']} bins by label), paid from {paid}. The 95 % intervals "
-        "hold the noise as well as the sampling of units. Precision and threshold are those of "
-        f"a review of the highest {100 * estimates['capacity']:.3g} % of scores."
+    words = fill(
+        "Estimated from noisy histograms of holdout scores at {} sites ({} bins by label), paid "
+        "from {}. The 95 % intervals hold the noise as well as the sampling of units. Precision "
+        "and threshold are those of a review of the highest {} of scores.",
+        estimates["sites"],
+        estimates["bins"],
+        paid,
+        Shown(value=estimates["capacity"], form="percent"),
     )
     if by_account:
-        note += " Every account weighs one, shared over its records."
-    out = f'<p class="note">{note}</p>' + table("Charged estimates", _HEAD, _rows(facts))
+        words = Markup(words + " Every account weighs one, shared over its records.")
+    how = "utility-charged"
+    columns: tuple[Name, ...] = ("Metric", *(How(name=name, method=how) for name in _COLUMNS))
+    out = note(words, how) + table("Charged estimates", columns, _rows(facts))
     points = estimates.get("reliability") or []
     if not points:
         return out + "<p>No calibration curve: the counts do not stand out of the noise.</p>"
     rows: list[list[Cell]] = [[p["score"], *estimate_cells(p["rate"])] for p in points]
-    head = ("Mean score", "Observed rate", "Low", "High")
+    how = "calibration"
+    head = [How(name=name, method=how) for name in ("Mean score", "Observed rate", "Low", "High")]
     return (
         out
         + f"<figure>{plots.both(plots.reliability, points)}</figure>"

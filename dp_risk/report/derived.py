@@ -1,0 +1,155 @@
+"""Facts that follow from the other facts of a report: the first page, counts, losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dp_risk.audit.findings import FALSIFIED
+from dp_risk.report import words
+
+Facts = Mapping[str, Any]
+
+NOT_AUDITED, NO_CLAIM = "not audited", "no claim to audit"
+HEADLINES = (
+    ("auroc", "AUROC"),
+    ("auprc", "AUPRC"),
+    ("recall_at_fpr_1pct", "Recall at 1 % false positives"),
+)
+
+
+def complete(report: Facts) -> dict[str, Any]:
+    """Return a report with the facts that follow from its others, computed anew.
+
+    Parameters
+    ----------
+    report : mapping
+        All facts but ``trusts, counts, losses, summary``.
+    """
+    trials = (report.get("search") or {}).get("trials") or []
+    frontier = report.get("frontier")
+    return {
+        **report,
+        "trusts": _trusts(report),
+        "counts": {
+            "sites": len(report["sites"]),
+            "trials": len(trials),
+            "trials_done": sum(trial.get("outcome") == "done" for trial in trials),
+        },
+        "losses": _losses(report),
+        "summary": {
+            **_verdict(report),
+            "utility": _points(frontier) if frontier else _metrics(report.get("utility") or {}),
+            "utility_words": _utility_words(report),
+            "budget": _budget(report["sites"]),
+            "budget_words": _budget_words(report),
+        },
+    }
+
+
+def _trusts(report: Facts) -> list[str]:
+    found = {str(line.get("trust")) for line in (report.get("frontier") or {}).get("series") or []}
+    found |= {str(report["settings"].get("trust")), str(_subject(report).get("trust"))}
+    return sorted(found & set(words.TRUST_WORDS))
+
+
+def _subject(report: Facts) -> Facts:
+    return dict((report.get("audit") or {}).get("subject") or {})
+
+
+def _verdict(report: Facts) -> dict[str, Any]:
+    audit = report.get("audit")
+    if audit:
+        lines = (
+            [words.FALSIFIED_BY.format(", ".join(audit["failed"]) or "its verdict")]
+            if audit["verdict"] == FALSIFIED
+            else [words.NOT_PROVED]
+        )
+        return {"verdict": audit["verdict"], "verdict_words": lines}
+    if report["not_private"]:
+        return {"verdict": NO_CLAIM, "verdict_words": []}
+    return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED]}
+
+
+def _metrics(utility: Facts) -> list[dict[str, Any]]:
+    out = []
+    for key, name in HEADLINES:
+        facts = utility.get(key)
+        facts = facts if isinstance(facts, Mapping) else {"value": facts}
+        value, low, high = (facts.get(part) for part in ("value", "low", "high"))
+        blind = low is not None and high is not None and low <= 0 and high >= 1
+        if value is not None and not blind:
+            out.append({"name": name, "value": value, "low": low, "high": high})
+    return out
+
+
+def _points(frontier: Facts) -> list[dict[str, Any]]:
+    """Take the point nearest to epsilon 1 of each line, and the lines without noise."""
+    out = []
+    for line in frontier["series"]:
+        points = [p for p in line["points"] if p.get("auroc") and (p.get("epsilon") or 0) > 0]
+        if points and not line["baseline"]:
+            near = min(points, key=lambda p: abs(math.log(p["epsilon"])))
+            name = f"{line['label']} at epsilon {near['epsilon']:g}: AUROC"
+            out.append({"name": name, "value": near["auroc"]["mean"], "low": None, "high": None})
+    for line in frontier["references"]:
+        if line.get("auroc") and not line["baseline"]:
+            name = f"{line['label']}: AUROC"
+            out.append({"name": name, "value": line["auroc"]["mean"], "low": None, "high": None})
+    return out
+
+
+def _utility_words(report: Facts) -> list[str]:
+    if report["kind"] == "frontier":
+        return ["Means over seeds, on public held-out units."]
+    return {
+        "exact": ["On public held-out units, with 95 % intervals."],
+        "charged": ["Estimated from noisy releases, within the same epsilon; 95 % intervals."],
+    }.get(str(report.get("utility_source")), [])
+
+
+def _budget(sites: Sequence[Facts]) -> dict[str, Any] | None:
+    known = [site for site in sites if site.get("epsilon_lifetime_left") is not None]
+    if not known:
+        return None
+    least = min(known, key=lambda site: float(site["epsilon_lifetime_left"]))
+    used, before = least.get("lifetime_used"), least.get("lifetime_used_before") or 0.0
+    return {
+        "site": str(least.get("site")),
+        "left": least["epsilon_lifetime_left"],
+        "of": least.get("epsilon_lifetime_budget"),
+        "run": None if used is None else max(0.0, used - before),
+        "rest": None if used is None else max(0.0, 1.0 - used),
+    }
+
+
+def _budget_words(report: Facts) -> list[str]:
+    if report["kind"] == "audit":
+        return ["The audit's sites were scratch sites on public data: no real ledger was opened."]
+    if report["kind"] == "frontier":
+        return ["Every point had fresh simulated ledgers on public data: no real one was opened."]
+    return []
+
+
+def _losses(report: Facts) -> dict[str, Any] | None:
+    settings = report["settings"]
+    rounds, said = settings.get("rounds"), words.losses(settings)
+    away = [
+        {
+            "site": str(site.get("site")),
+            "rounds_joined": site["rounds_joined"],
+            "missed": rounds - site["rounds_joined"],
+        }
+        for site in report["sites"]
+        if rounds is not None and (site.get("rounds_joined") or 0) < rounds
+        if site.get("rounds_joined") is not None
+    ]
+    if report["kind"] != "run" or not (said or away or report["dropped"] or report["doubts"]):
+        return None
+    return {
+        "words": said or "Some sites did not take part in every round.",
+        "away": away,
+        "dropped": report["dropped"],
+        "doubts": report["doubts"],
+    }

@@ -1,0 +1,35 @@
+"""The sections of a report, in order: facts in, HTML out, empty where nothing is said."""
+
+from __future__ import annotations
+
+from dp_risk.report.sections.audit import AUDIT_SECTIONS
+from dp_risk.report.sections.charges import charges, search
+from dp_risk.report.sections.claim import claim
+from dp_risk.report.sections.common import Section
+from dp_risk.report.sections.explained import glossary, methods
+from dp_risk.report.sections.frontier import frontier
+from dp_risk.report.sections.limits import configuration, limits, review
+from dp_risk.report.sections.shapes import shapes
+from dp_risk.report.sections.sites import losses, sites
+from dp_risk.report.sections.summary import summary
+from dp_risk.report.sections.training import training
+from dp_risk.report.sections.utility import utility
+
+SECTIONS: dict[str, Section] = {
+    "summary": summary,
+    "frontier": frontier,
+    "claim": claim,
+    "charges": charges,
+    "sites": sites,
+    "losses": losses,
+    "search": search,
+    "utility": utility,
+    "shapes": shapes,
+    "training": training,
+    **AUDIT_SECTIONS,
+    "limits": limits,
+    "review": review,
+    "configuration": configuration,
+    "methods": methods,
+    "glossary": glossary,
+}

@@ -1,0 +1,164 @@
+"""The first page: claim, verdict, utility and budget, for whoever must decide and sign."""
+
+from __future__ import annotations
+
+from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
+from dp_risk.report.html import (
+    How,
+    Markup,
+    Name,
+    Shown,
+    bullets,
+    esc,
+    figures,
+    fill,
+    name,
+    prose,
+    show,
+)
+from dp_risk.report.sections.common import Facts, down, shares, up
+
+_VERDICTS = {FALSIFIED: "falsified", NOT_FALSIFIED: "held"}
+
+
+def summary(report: Facts) -> str:
+    """Title, warnings, the claim in plain words, and four answers on one page."""
+    subject = f'<p class="subject">{show(report["subject"])}</p>' if report.get("subject") else ""
+    return Markup(
+        f"<header>{subject}<h1>{show(report['title'])}</h1></header>{_warning(report)}"
+        f'<section id="summary" aria-label="Summary">{_headline(report)}'
+        f'<p class="claim">{prose(report["claim"])}</p>'
+        f'<div class="answers">{_verdict(report)}{_utility(report)}{_budget(report)}'
+        f"{_review(report)}</div></section>"
+    )
+
+
+def _headline(report: Facts) -> str:
+    """Say the claim as figures, for those who know what they mean."""
+    settings = report["settings"]
+    audit = report.get("audit") or {}
+    epsilon = settings.get("epsilon_spent") if report["kind"] == "run" else None
+    epsilon = audit.get("claimed_epsilon") if report["kind"] == "audit" else epsilon
+    about = settings if report["kind"] != "audit" else audit["subject"]
+    delta = settings.get("delta") if report["kind"] != "audit" else audit["delta"]
+    if epsilon is None or delta is None or report["not_private"]:
+        return ""
+    parts: list[tuple[str, str, object]] = [
+        ("epsilon", "epsilon-run", up(epsilon)),
+        ("delta", "delta", Shown(value=delta, form="general")),
+        ("unit", "scope", about.get("unit")),
+        ("adjacency", "scope", about.get("adjacency")),
+        ("trust", "scope", about.get("trust")),
+    ]
+    shown: dict[Name, object] = {
+        How(name=words, method=how): value for words, how, value in parts if value is not None
+    }
+    return f'<div class="headline">{figures(shown)}</div>'
+
+
+def _warning(report: Facts) -> str:
+    if not report["not_private"]:
+        return ""
+    what = "These runs are" if report["kind"] == "frontier" else "This run is"
+    return (
+        f'<aside class="warning" aria-label="Warning"><strong>{what} not private</strong>'
+        f"{bullets(report['not_private'])}</aside>"
+    )
+
+
+def _card(anchor: str, question: str, answer: str, more: str, cls: str = "") -> str:
+    return (
+        f'<div class="answer {cls}" id="answer-{anchor}"><h2>{esc(question)}</h2>'
+        f'<p class="word">{answer}</p>{more}</div>'
+    )
+
+
+def _verdict(report: Facts) -> str:
+    facts = report["summary"]
+    words = str(facts["verdict"])
+    more = "".join(f"<p>{show(line)}</p>" for line in facts["verdict_words"])
+    if report.get("audit"):
+        more += f"<p>{name(How(name='How a verdict comes about', method='verdict'))}</p>"
+    return _card(
+        "verdict",
+        "Did it stand up to an audit?",
+        show(facts["verdict"]),
+        more,
+        _VERDICTS.get(words, "open"),
+    )
+
+
+def _utility(report: Facts) -> str:
+    rows = report["summary"]["utility"]
+    if not rows:
+        if report["kind"] == "audit":
+            return ""
+        return _card(
+            "utility",
+            "What did it buy?",
+            "Not known",
+            "<p>The sites' data is not public, and no estimate was charged.</p>",
+            "open",
+        )
+    first, *rest = [_figure(row) for row in rows]
+    method = (
+        "frontier"
+        if report["kind"] == "frontier"
+        else "utility-" + str(report["utility_source"] or "exact")
+    )
+    lines = "".join(f"<p>{line}</p>" for line in rest)
+    source = "".join(f"<p>{show(line)}</p>" for line in report["summary"]["utility_words"])
+    link = name(How(name="How utility is measured", method=method))
+    return _card("utility", "What did it buy?", first, f"{lines}{source}<p>{link}</p>")
+
+
+def _figure(row: Facts) -> Markup:
+    if row.get("low") is None or row.get("high") is None:
+        return fill("{} {}", row["name"], row["value"])
+    return Markup(
+        fill("{} {} ", row["name"], row["value"])
+        + '<span class="range">'
+        + fill("({} to {})", row["low"], row["high"])
+        + "</span>"
+    )
+
+
+def _budget(report: Facts) -> str:
+    facts = report["summary"]["budget"]
+    if not facts:
+        words = report["summary"]["budget_words"]
+        if not words:
+            return ""
+        body = "".join(f"<p>{show(line)}</p>" for line in words)
+        return _card("budget", "What is left?", "Nothing was taken", body)
+    parts = [
+        fill("Of a lifetime budget of {}, at the site with least left, {}.",
+             Shown(value=facts["of"], form="general"), facts["site"])
+        if facts["of"] is not None
+        else fill("At the site with least left, {}.", facts["site"])
+    ]  # fmt: skip
+    if facts["run"] is not None:
+        parts.append(
+            fill("This run took {} of the filter; {} of it is left.", shares(facts["run"]),
+                 shares(facts["rest"]))
+        )  # fmt: skip
+    link = name(How(name="How a lifetime is counted", method="lifetime"))
+    lines = "".join(f"<p>{line}</p>" for line in parts)
+    answer = fill("epsilon {}", down(facts["left"]))
+    return _card("budget", "What is left?", answer, f"{lines}<p>{link}</p>")
+
+
+def _review(report: Facts) -> str:
+    facts = report["review"]
+    lines = [
+        fill("{}: {}.", words, facts[key])
+        for key, words in (("finished", "Finished"), ("review_by", "To be reviewed by"))
+        if facts.get(key)
+    ]
+    if facts.get("purpose"):
+        lines.append(fill("Meant for: {}", facts["purpose"]))
+    body = "".join(f"<p>{line}</p>" for line in lines)
+    answer = show(facts["owner"]) if facts.get("owner") else "Nobody is named"
+    link = '<p><a href="#review">Sign-off and review</a></p>'
+    cls = "" if facts.get("owner") else "open"
+    return _card("owner", "Who answers for it?", answer, body + link, cls)
