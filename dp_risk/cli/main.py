@@ -296,10 +296,11 @@ def _score(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from dp_risk.cli.artefacts import check_unchanged, read_json, sign
     from dp_risk.federation.files import write
+    from dp_risk.report.facts import SCHEMA_VERSION
     from dp_risk.report.render import render
 
     check_unchanged(options.run, but=("report.html",))
-    report = read_json(options.run / "report.json")
+    report = read_json(options.run / "report.json", newest=SCHEMA_VERSION)
     write(options.run / "report.html", render(report))
     sign(options.run)
     print(f"written: {options.run / 'report.html'}")

@@ -50,7 +50,10 @@ def evidence(report: Facts) -> str:
         )
     box = _falsified(facts) if facts["verdict"] == FALSIFIED else _not_falsified(facts)
     source = "".join(note(fill("{}", line)) for line in facts.get("source") or [])
-    return section("evidence", "What the audit found", source + box + figures(shown) + remark)
+    link = note("", "check", "observations")
+    return section(
+        "evidence", "What the audit found", source + box + link + figures(shown) + remark
+    )
 
 
 def _at(bound: float | None, confidence: float | None) -> object:
