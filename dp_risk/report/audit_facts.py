@@ -96,6 +96,7 @@ def build_audit(
         "shapes": [],
         "rounds": [],
         "assumptions": _list(evidence.get("assumptions")),
+        "audit_assumptions": [],
         "not_audited": _list(evidence.get("not_audited")),
         "residual": [],
         "unprotected": [],

@@ -101,6 +101,7 @@ def build(
         "rounds": plain(rounds),
         "audit": None,
         "assumptions": run.get("assumptions") or [],
+        "audit_assumptions": [],
         "not_audited": [],
         "residual": list(words.RESIDUAL),
         "unprotected": list(words.UNPROTECTED),

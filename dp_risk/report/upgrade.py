@@ -35,6 +35,7 @@ def upgrade(report: Mapping[str, Any]) -> Mapping[str, Any]:
         "dropped": [],
         "doubts": [],
         "not_audited": [],
+        "audit_assumptions": [],
         "residual": [],
         "unprotected": [],
     }

@@ -14,6 +14,7 @@ def limits(report: Facts) -> str:
         f"<h3>{words}</h3>{bullets(report[name])}"
         for name, words in (
             ("assumptions", "Assumptions"),
+            ("audit_assumptions", "Assumptions of the audit"),
             ("not_audited", "Not audited"),
             ("residual", "Residual channels"),
             ("unprotected", "Not protected"),

@@ -1,0 +1,82 @@
+"""Puts what an audit found into the report of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dp_risk.report import derived
+from dp_risk.report.forms import rounded_up
+from dp_risk.types import ConfigurationError
+
+Facts = Mapping[str, Any]
+
+# An audit of another of these says nothing about the run.
+_SAME = ("trust", "unit", "adjacency", "model")
+
+
+def attach(report: Facts, audit: Facts) -> dict[str, Any]:
+    """Return the report of a run with the evidence of an audit.
+
+    Parameters
+    ----------
+    report : mapping
+        ``report.json`` of a run, of this version.
+    audit : mapping
+        ``report.json`` of an audit, of this version.
+
+    Raises
+    ------
+    ConfigurationError
+        If `report` is none of a run that claims something, `audit` none of an audit, or the audit
+        is of another trust, unit, adjacency or model.
+    """
+    if report["kind"] != "run" or report["not_private"]:
+        raise ConfigurationError("--audit: only the report of a private run takes an audit")
+    if audit["kind"] != "audit":
+        raise ConfigurationError("--audit: not the folder of an audit")
+    settings, subject = report["settings"], audit["audit"]["subject"]
+    for name in _SAME:
+        ours, theirs = settings.get(name), subject.get(name)
+        if ours is not None and ours != theirs:
+            raise ConfigurationError(
+                f"--audit: the run has {name} {ours}, the audit looked at {theirs}: it says "
+                "nothing about this run"
+            )
+    evidence = {**audit["audit"], "source": _source(report, audit)}
+    return derived.complete(
+        {
+            **{name: value for name, value in report.items() if name != "signature"},
+            "audit": evidence,
+            "not_audited": audit["not_audited"],
+            "audit_assumptions": audit["assumptions"],
+        }
+    )
+
+
+def _source(report: Facts, audit: Facts) -> list[str]:
+    """Say what was audited, and how it differs from the run."""
+    settings, facts = report["settings"], audit["audit"]
+    lines = [
+        "The audit ran the same trainer apart from the run, on scratch sites with public data "
+        f"({audit['subject'] or 'not named'}). It looks at the program and its settings, not at "
+        "this run's rows."
+    ]
+    epsilon, claimed = settings.get("epsilon_target"), facts["claimed_epsilon"]
+    if epsilon is not None and claimed is not None and epsilon != claimed:
+        lines.append(
+            f"It audited the claim of epsilon {rounded_up(claimed)}; this run was asked for "
+            f"{rounded_up(epsilon)}."
+        )
+    if settings.get("delta") is not None and settings.get("delta") != facts["delta"]:
+        lines.append(f"Its delta was {facts['delta']}; this run's is {settings['delta']}.")
+    rate = facts["plan"].get("sampling_rate")
+    if settings.get("q") is not None and rate is not None and rate != settings["q"]:
+        lines.append(f"Its sampling rate was {rate:.4g}; this run's is {settings['q']:.4g}.")
+    for what, ours, theirs in (
+        ("commit", report["commit"], audit["commit"]),
+        ("version", *(one["versions"].get("dp-risk") for one in (report, audit))),
+    ):
+        if ours != theirs:
+            lines.append(f"The program's {what} was {theirs}; this run's is {ours}.")
+    return lines

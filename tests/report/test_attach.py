@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dp_risk.report import build, render
+from dp_risk.report.attach import attach
+from dp_risk.report.reading import check_page
+from dp_risk.report.validation import validate
+from dp_risk.types import ConfigurationError
+
+from . import test_audit
+from .pages import Page
+
+Facts = dict[str, Any]
+
+
+@pytest.fixture
+def report(run: Facts) -> Facts:
+    return dict(json.loads(json.dumps(build("run", run, None, [], "data: {name: mine}\n", []))))
+
+
+def test_an_audit_gives_a_run_its_verdict(report: Facts) -> None:
+    assert report["summary"]["verdict"] == "not audited"
+    whole = attach(report, test_audit.facts(test_audit.audit()))
+    validate(whole)
+    assert whole["summary"]["verdict"] == "not falsified"
+    html = render(whole)
+    assert check_page(html, whole) > 100
+    words = Page(html).words
+    for said in ("on scratch sites with public data (spambase)", "timing and memory", "All 18"):
+        assert said in words
+    fallen = attach(report, test_audit.facts(test_audit.failing("sampler", "gate")))
+    assert fallen["summary"]["verdict"] == "falsified"
+    assert "Do not rely on the epsilon above" in Page(render(fallen)).words
+    assert "2 of 18 checks failed" in Page(render(fallen)).words
+
+
+def test_what_differs_between_run_and_audit_is_said(run: Facts) -> None:
+    audit = test_audit.facts(test_audit.audit())
+    differs = {"epsilon_target": 2.0, "delta": 1e-6, "q": 0.5, "commit": "def456"}
+    other = build("run", run | differs, None, [], "", [])
+    words = " ".join(attach(other, audit)["audit"]["source"])
+    for said in ("epsilon 1.00; this run was asked for 2.00", "delta was 1e-05", "rate was 1;"):
+        assert said in words
+    assert "commit was abc123; this run's is def456" in words
+    same = build("run", run | {"delta": 1e-5}, None, [], "", [])
+    assert "was asked for" not in " ".join(attach(same, audit)["audit"]["source"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trust": "distributed", "max_colluding": 1}, "trust distributed, the audit looked at"),
+        ({"unit": "account"}, "unit account"),
+        ({"randomness": "seeded"}, "only the report of a private run"),
+    ],
+)
+def test_an_audit_of_something_else_is_refused(run: Facts, change: Facts, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        attach(build("run", run | change, None, [], "", []), test_audit.facts(test_audit.audit()))
+
+
+def test_a_run_is_no_audit(report: Facts) -> None:
+    with pytest.raises(ConfigurationError, match="not the folder of an audit"):
+        attach(report, report)
