@@ -99,8 +99,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
             if not job.ready() and not as_json:
                 show.print("waiting for the baselines")
             compared += job.get()
-        for item in shown[1].iterdir():
-            shutil.copy2(item, folder / item.name)
+        shutil.copytree(shown[1], folder, dirs_exist_ok=True)
     (folder / "config.yaml").write_text(settings.yaml)
     frontier = {
         "schema_version": SCHEMA_VERSION,

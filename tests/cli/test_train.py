@@ -48,6 +48,7 @@ def test_private_rows_train_and_everything_is_charged(
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {
         "config.yaml",
+        "ledgers",
         "manifest.json",
         "model.json",
         "model.safetensors",
