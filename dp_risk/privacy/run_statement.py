@@ -177,7 +177,8 @@ def _body(
             {
                 "purpose": line.name,
                 "split": line.split,
-                "event": line.event.to_dict(),
+                "event": str(line.event),
+                "event_json": line.event.to_dict(),
                 "rounds_reserved": line.rounds,
                 "rounds_paid": paid.get(line.name, 0),
             }
