@@ -28,7 +28,7 @@ from clients.shard import Shard
 from dp_risk import models
 from dp_risk.data.schema import Schema
 from dp_risk.evaluation.bins import checked_edges
-from dp_risk.privacy import keys
+from dp_risk.privacy import keys, run_statement
 from dp_risk.privacy.account import Account
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.ledger import Ledger
@@ -36,6 +36,7 @@ from dp_risk.privacy.mechanism import Arrays
 from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release, digest
+from dp_risk.privacy.run_statement import CLOSING
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.secure_sum.store import RunKeys
 from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused, Trust
@@ -135,11 +136,17 @@ class Site:
         entry : int or None
             Ledger entry whose hash is asked for: a server that remembers an older head checks
             that it is still part of the chain.
+
+        Returns
+        -------
+        dict
+            Where the run is over, with its signed statement and its entries as ``"closing"``.
         """
         state = self.ledger.state
         charged = self.ledger.charged(run) if run else ()
         noisy = tuple(line for line in charged if line.event.noise_multiplier)
         policy = self.policy
+        over = run_statement.make(self.ledger, site=policy.site, run=run) if run else None
         return {
             "site": policy.site,
             "key": self.ledger.public_key,
@@ -181,6 +188,7 @@ class Site:
                 "rounds": {line.name: line.rounds for line in charged},
             },
             "enrolment": self._enrolment(run),
+            **({CLOSING: over} if over else {}),
         }
 
     def _enrolment(self, run: str | None) -> dict[str, str] | None:

@@ -97,12 +97,17 @@ def _message(
     return Message(content, node, kind, ttl=ttl, group_id=group)
 
 
-def statements(answers: Mapping[int, RecordDict]) -> dict[int, dict[str, Any]]:
-    """Return the statements among the answers; refusals and impossible ones are left out."""
+def statements(
+    answers: Mapping[int, RecordDict], *, closing: bool = False
+) -> dict[int, dict[str, Any]]:
+    """Return the statements among the answers; refusals and impossible ones are left out.
+
+    `closing` keeps what they say of a run that is over.
+    """
     out = {}
     for node, content in answers.items():
         try:
-            out[node] = checked(wire.read_statement(content))
+            out[node] = checked(wire.read_statement(content), closing=closing)
         except (ValueError, KeyError, TypeError) as error:
             if not wire.is_refusal(content):
                 LOG.warning("node %d made no statement: %s", node, error)

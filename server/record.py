@@ -12,6 +12,7 @@ from dp_risk.types import Adjacency, RandomnessKind, Unit
 from server.budget import SiteView
 from server.job import Federation
 from server.learning import Steps
+from server.ledgers import Evidence
 from server.provenance import commit, peak_rss_mb, versions
 from server.sizes import Sizes
 from server.summing import Summing
@@ -24,6 +25,7 @@ def build(
     plan: Plan,
     views: list[SiteView],
     closed: Mapping[str, SiteView],
+    evidence: Mapping[str, Evidence],
     sizes: Sizes,
     federation: Federation,
     steps: Steps,
@@ -41,6 +43,8 @@ def build(
         Its plan.
     views, closed : list of SiteView, mapping of site to SiteView
         What the sites stated before the run and at its end.
+    evidence : mapping of site to Evidence
+        What their ledgers say of the run, signed.
     sizes : Sizes
         Numbers of units, as they were used.
     federation : Federation
@@ -58,7 +62,11 @@ def build(
     seconds : float
         Duration.
     """
-    sites = [_site(plan, v, closed.get(v.site, v), sizes.known, joined) for v in views]
+    sites = [
+        _site(plan, v, closed.get(v.site, v), sizes.known, joined)
+        | {"statement": evidence[v.site].statement, "no_statement": evidence[v.site].missing}
+        for v in views
+    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "run": plan.run,

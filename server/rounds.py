@@ -39,12 +39,13 @@ from server.heads import Heads
 from server.job import Job
 from server.journal import Journal, Start
 from server.learning import Learner, Steps
+from server.ledgers import collect
 from server.norms import longest
 from server.observer import Observer, Silent
 from server.plans import make_plan
 from server.robust import Rule
 from server.round_log import RoundLog
-from server.sites import Sites
+from server.sites import CLOSE, Sites
 from server.sizes import Sizes
 from server.sizes import find as find_sizes
 from server.start import first_module
@@ -136,15 +137,17 @@ class Run:
             closes |= not self.job.resumable
             if closes:
                 self.journal.end()
-            closed = self.sites.views(names, "query.close", {"run": plan.run}) if closes else []
+            closed = self.sites.views(names, CLOSE, {"run": plan.run}) if closes else []
             doubts = [line for line in map(self._forgotten, closed) if line]
             for line in doubts:
                 LOG.error(line)
             self._remember([view for view in closed if not self._forgotten(view)])
+        ended = {view.site: view for view in closed}
         run = record.build(
             plan=plan,
             views=views,
-            closed={view.site: view for view in closed},
+            closed=ended,
+            evidence=collect(self.job.folder, plan, ended, sums.paid),
             sizes=sizes,
             federation=self.job.federation,
             steps=outcome.steps,

@@ -25,6 +25,8 @@ LOG = logging.getLogger("dp_risk.server")
 _READY_SECONDS = 5.0
 # Seconds after which the sites of a new run are looked up again.
 _FIRST_SECONDS = 25.0
+# The message that ends a run.
+CLOSE = "query.close"
 Values = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
 
 
@@ -96,7 +98,8 @@ class Sites:
 
         by_node = {self._nodes[name]: name for name in names if name in self._nodes}
         answers = ask(self._grid, sorted(by_node), kind, of, None, self._settings.timeout)
-        said = {n: s for n, s in statements(answers).items() if self._belongs(n, s)}
+        stated = statements(answers, closing=kind == CLOSE)
+        said = {n: s for n, s in stated.items() if self._belongs(n, s)}
         self.refused = {by_node[node] for node in answers if node not in said}
         views = [SiteView(statement=s) for node, s in said.items() if self._is(by_node[node], s)]
         return sorted(views, key=lambda view: view.site)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dp_risk.privacy.entries import Entry
+from dp_risk.privacy.run_statement import CLOSING
 from dp_risk.types import Adjacency, Split, Trust, Unit
 
 _HEX = re.compile(r"[0-9a-f]+")
@@ -16,13 +17,15 @@ _LONGEST_ENTRY, _SHORT = 20_000, ("time", "kind", "previous", "hash", "signature
 _LONGEST, _MOST_UNITS, _MOST_ENTRIES, _MOST_TEXTS = 200, 10**12, 10**12, 10
 
 
-def checked(said: Mapping[str, Any]) -> dict[str, Any]:
+def checked(said: Mapping[str, Any], *, closing: bool = False) -> dict[str, Any]:
     """Return a statement whose every field has its type and range.
 
     Parameters
     ----------
     said : mapping
         What a site sent, decoded from JSON.
+    closing : bool
+        Whether to keep what it says of a run that is over, as it came: `server.ledgers` judges it.
 
     Raises
     ------
@@ -33,7 +36,8 @@ def checked(said: Mapping[str, Any]) -> dict[str, Any]:
         if name not in said or not good(said[name]):
             raise ValueError(f"{name} is missing or impossible")
     # What else it says stays out of every file.
-    return {name: said[name] for name in _FIELDS}
+    kept = {name: said[name] for name in _FIELDS}
+    return {**kept, CLOSING: said.get(CLOSING)} if closing else kept
 
 
 def _text(value: Any) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.site import Site
-from dp_risk.cli import artefacts, training
+from dp_risk.cli import artefacts, manifest, training
 from dp_risk.cli.compose import with_privacy
 from dp_risk.cli.display import console, progress, quiet, table
 from dp_risk.cli.scratch import scratch_place
@@ -99,8 +99,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
             if not job.ready() and not as_json:
                 show.print("waiting for the baselines")
             compared += job.get()
-        for item in shown[1].iterdir():
-            shutil.copy2(item, folder / item.name)
+        shutil.copytree(shown[1], folder, dirs_exist_ok=True)
     (folder / "config.yaml").write_text(settings.yaml)
     frontier = {
         "schema_version": SCHEMA_VERSION,
@@ -111,7 +110,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     }
     files.write(folder / "frontier.json", json.dumps(frontier, indent=2) + "\n")
     artefacts.write_report(folder, html=settings.report.html)
-    artefacts.sign(folder)
+    manifest.sign(folder)
     show.print()
     show.print(_summary(points, compared))
     show.print(f"\n{frontier['seconds']:.0f} s in all; report: {folder / 'report.html'}")

@@ -239,7 +239,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _words(verified: Verified, keys: Path | None, *, of_file: bool) -> tuple[list[str], list[str]]:
-    from dp_risk.cli.artefacts import trusted
+    from dp_risk.cli.manifest import trusted
 
     checked = [f"{verified.entries} entries hold, each signed; head {verified.head}"]
     unchecked = []

@@ -158,11 +158,16 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     verb = add(verbs, "report", "render a run's report again and sign it", "report runs/mine")
     verb.add_argument("run", type=Path, metavar="RUN")
+    verb.add_argument("--key", type=Path, help="signs the manifest (default: this user's key)")
     verb.set_defaults(act=_report)
 
-    verb = add(verbs, "verify", "check a run's digests and signature", "verify runs/mine")
+    verb = add(
+        verbs, "verify", "check what a run's folder says of itself, and who says it",
+        "verify runs/mine --keys keys.txt",
+    )  # fmt: skip
     verb.add_argument("run", type=Path, metavar="RUN")
     verb.add_argument("--keys", type=Path, help="trusted public keys, one in hexadecimal a line")
+    verb.add_argument("--json", action="store_true", help="as JSON")
     verb.set_defaults(act=_verify)
 
     data = add(verbs, "data", "look at a source, draft a schema", "data schema mine.csv")
@@ -244,7 +249,16 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
             units = sizes.declared_units(settings)
         plan.show(settings, units, options.out)
         return None
-    from dp_risk.cli import artefacts, forecast, frontier, simulate, summary, training
+    from dp_risk.cli import (
+        artefacts,
+        folders,
+        forecast,
+        frontier,
+        manifest,
+        simulate,
+        summary,
+        training,
+    )
     from dp_risk.cli.audit import audit
     from dp_risk.cli.display import console, progress
 
@@ -252,14 +266,14 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
     _ = settings.simulated
     if options.verb == "frontier":
         settings.data.load_schema()
-        folder = artefacts.run_folder(settings.run.dir, options.verb, job)
-        with artefacts.removed_if_empty(folder):
+        folder = folders.run_folder(settings.run.dir, options.verb, job)
+        with folders.removed_if_empty(folder):
             frontier.run(settings, folder, as_json=options.log_json)
         return None
     if options.verb == "audit":
         audit.check(settings)
-        folder = artefacts.run_folder(settings.run.dir, options.verb, job)
-        with artefacts.removed_if_empty(folder):
+        folder = folders.run_folder(settings.run.dir, options.verb, job)
+        with folders.removed_if_empty(folder):
             audit.run(settings, folder, as_json=options.log_json)
         return None
     asked = settings.asked
@@ -273,14 +287,14 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
         sites = simulate.make_sites(
             settings, place, lifetime_epsilon=settings.sites.lifetime_epsilon
         )
-        folder = artefacts.run_folder(settings.run.dir, options.verb, job)
-        with artefacts.removed_if_empty(folder):
+        folder = folders.run_folder(settings.run.dir, options.verb, job)
+        with folders.removed_if_empty(folder):
             with progress("training", as_json=options.log_json) as step:
                 record = training.run(
                     settings, folder, sites, step, memory=Path(settings.server.dir) / "heads.json"
                 )
             artefacts.write_report(folder, html=settings.report.html)
-            artefacts.sign(folder)
+            manifest.sign(folder)
     summary.show(screen, record, asked, folder)
     return folder
 
@@ -294,23 +308,29 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from dp_risk.cli.artefacts import check_unchanged, read_json, sign
-    from dp_risk.federation.files import write
-    from dp_risk.report.facts import SCHEMA_VERSION
-    from dp_risk.report.render import render
+    from dp_risk.cli import artefacts, manifest
+    from dp_risk.privacy import keys
 
-    check_unchanged(options.run, but=("report.html",))
-    report = read_json(options.run / "report.json", newest=SCHEMA_VERSION)
-    write(options.run / "report.html", render(report))
-    sign(options.run)
-    print(f"written: {options.run / 'report.html'}")
+    key = None if options.key is None else keys.load(options.key)
+    manifest.check_unchanged(options.run, but=(artefacts.PAGE,))
+    artefacts.write_page(options.run)
+    manifest.sign(options.run, key)
+    print(f"written: {options.run / artefacts.PAGE}")
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from dp_risk.cli.artefacts import verify
+    import json
 
-    for line in verify(options.run, options.keys):
+    from dp_risk.cli.verify import verify
+
+    found = verify(options.run, options.keys)
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    for line in found.checked:
         print(line)
+    for line in found.not_checked:
+        print(f"not checked: {line}")
 
 
 def _data_schema(options: argparse.Namespace) -> None:

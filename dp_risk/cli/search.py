@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.site import LEDGER
-from dp_risk.cli import artefacts
+from dp_risk.cli import artefacts, folders, manifest
 from dp_risk.cli.compose import settings, sweep
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder
@@ -85,7 +85,7 @@ def _composed(jobs: list[list[str]], verb: str) -> list[tuple[list[str], Setting
             if verb == "train":
                 _ = asked.asked, asked.data.file, asked.data.load_schema()
             if asked.run.dir is not None:
-                artefacts.check_empty(Path(asked.run.dir) / str(number))
+                folders.check_empty(Path(asked.run.dir) / str(number))
         except ConfigurationError as error:
             mistakes.append(f"job {number}: {error}")
         else:
@@ -203,7 +203,7 @@ class Search:
             }
             path.write_text(json.dumps(record, indent=2) + "\n")
             artefacts.write_report(trial.folder, html=trial.html)
-            artefacts.sign(trial.folder)
+            manifest.sign(trial.folder)
         return total
 
 

@@ -11,7 +11,7 @@ from dp_risk.privacy.account import Account, Amendment, State
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import Chain
-from dp_risk.privacy.entries import GARBLED, REKEY, Entry, Verified, check
+from dp_risk.privacy.entries import GARBLED, REKEY, Entry, Verified, check, raw
 from dp_risk.privacy.plan import Purpose
 from dp_risk.privacy.replay import Replay
 from dp_risk.privacy.terms import Run, Terms, amendment_of, balance, read_terms
@@ -41,6 +41,11 @@ class Books:
     def public_key(self) -> str:
         """The site's public key that is in force, in hexadecimal."""
         return self._terms.key
+
+    @property
+    def terms(self) -> Terms:
+        """What was fixed at the opening, with the key and the partition that are in force."""
+        return self._terms
 
     def _allowed(self) -> float:
         raised = self._chain.latest("raise")
@@ -181,6 +186,18 @@ class Books:
             for line in self._terms.schedule(reservation)
             if paid.get(line.name)
         )
+
+    def entries_of(self, run: str) -> tuple[Entry, ...]:
+        """Return the entries from a run's reservation to its close; none before it is closed."""
+        first = self._reservation(run)
+        if first is None:
+            return ()
+        rows = self._chain.rows(
+            "SELECT * FROM entry WHERE sequence BETWEEN ? AND (SELECT MIN(sequence) FROM entry "
+            "WHERE kind = 'close' AND sequence > ?) ORDER BY sequence",
+            first.sequence, first.sequence,
+        )  # fmt: skip
+        return tuple(map(raw, rows))
 
     def runs(self) -> tuple[Run, ...]:
         """Return every run, in order."""

@@ -54,8 +54,28 @@ class Replay:
         self._last: dict[str, int] = {}
         self._unanswered: set[tuple[str, str, int]] = set()
 
+    @classmethod
+    def of_run(cls, terms: Terms, reservation: Entry) -> Replay:
+        """Start at one run's reservation, from the totals that it says there were.
+
+        Raises
+        ------
+        VerificationError
+            If these are none.
+        """
+        replay = cls(terms)
+        try:
+            replay._totals = terms.totals(reservation, "filter_before")
+            good = all(0 <= total < math.inf for total in replay._totals.values())
+        except GARBLED:
+            good = False
+        if not good:
+            raise _broken(reservation, "it starts from impossible totals")
+        replay._founded = True
+        return replay
+
     def run(self, entries: Iterable[Entry]) -> Replay:
-        """Follow a whole chain whose links hold.
+        """Follow a chain whose links hold: a whole one, or from a reservation to its close.
 
         Raises
         ------

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from dp_risk.cli import artefacts
+from dp_risk.cli import manifest
 from dp_risk.privacy.accounting import gaussian_epsilon, gaussian_mu
 from tests.federation import history, kinds
 
@@ -48,6 +48,7 @@ def test_private_rows_train_and_everything_is_charged(
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {
         "config.yaml",
+        "ledgers",
         "manifest.json",
         "model.json",
         "model.safetensors",
@@ -284,7 +285,7 @@ def test_verify_checks_the_signatures_of_the_ledgers_heads(
     said = run("report", "out")
     assert said.code == 5
     assert "run.json: changed" in said.line
-    artefacts.sign(tmp_path / "out")
+    manifest.sign(tmp_path / "out")
     said = run("verify", "out")
     assert said.code == 5
     assert "the ledger head of site-01 is not signed by its key" in said.line

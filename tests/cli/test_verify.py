@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dp_risk.cli import artefacts
+from dp_risk.cli import manifest
 from dp_risk.privacy import keys
 from dp_risk.privacy.release import canonical
 from tests.privacy.children import KEY
@@ -25,7 +25,7 @@ def folder(run: Run, tmp_path: Path) -> Path:
     (folder / "run.json").write_text('{"rounds": 3}\n')
     (folder / "deep" / "model").write_bytes(bytes(range(256)))
     (folder / "empty").write_text("")
-    artefacts.sign(folder)
+    manifest.sign(folder)
     return folder
 
 

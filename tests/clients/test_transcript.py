@@ -14,7 +14,17 @@ from flwr.app import RecordDict
 from dp_risk import wire
 from tests.federation import Server, make_site, plan, policy, rows, training_units, weights
 
-FREE = {"ledger_head", "ledger_signature", "signature", "digest"}
+# Hashes of noise, signatures of them, and when an entry was written.
+FREE = {
+    "ledger_head",
+    "ledger_signature",
+    "signature",
+    "digest",
+    "head",
+    "hash",
+    "previous",
+    "time",
+}
 
 
 def outlier() -> pa.Table:
@@ -41,6 +51,16 @@ def transcript(folder: Path, **changes: Any) -> list[RecordDict]:
     return replies
 
 
+def bare(value: Any) -> Any:
+    """Return JSON without what is free, also where an entry of a ledger holds it as text."""
+    if isinstance(value, list):
+        return [bare(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {k: bare(v) for k, v in value.items() if k not in FREE}
+    return {**kept, "text": bare(json.loads(kept["text"]))} if "text" in kept else kept
+
+
 def fields(content: RecordDict) -> dict[str, Any]:
     """Return everything that a reply says, except values of arrays, ids, heads and digests."""
     out: dict[str, Any] = {}
@@ -51,8 +71,7 @@ def fields(content: RecordDict) -> dict[str, Any]:
     for name, record in content.config_records.items():
         for key, value in record.items():
             if key == "json":
-                said = json.loads(str(value))
-                out.update({f"{name}.{k}": v for k, v in said.items() if k not in FREE})
+                out[name] = bare(json.loads(str(value)))
             elif key not in FREE:
                 out[f"{name}.{key}"] = value
     return out

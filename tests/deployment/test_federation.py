@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from dp_risk.cli import main
-from dp_risk.cli.artefacts import check_unchanged
+from dp_risk.cli.manifest import check_unchanged
 from dp_risk.federation.operator import Operator
 from tests.deployment.loopback import SERVER, Loopback, loopback
 

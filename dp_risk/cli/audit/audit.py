@@ -20,7 +20,7 @@ from dp_risk.audit.masks import masks
 from dp_risk.audit.noise import Residuals, noise_grid, noise_shape, noise_std
 from dp_risk.audit.sampler import sampler
 from dp_risk.audit.transcript import transcript
-from dp_risk.cli import artefacts
+from dp_risk.cli import artefacts, manifest
 from dp_risk.cli.audit import attacks, canaries, observed
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.audit.twins import WELL_FORMED, Twins, changes, repeated, transcripts
@@ -80,7 +80,7 @@ def run(settings: Settings, folder: Path, *, as_json: bool) -> None:
     (folder / "config.yaml").write_text(settings.yaml)
     files.write(folder / "audit.json", json.dumps(findings.to_dict(), indent=2) + "\n")
     artefacts.write_audit_report(folder, html=settings.report.html)
-    artefacts.sign(folder)
+    manifest.sign(folder)
     _show(findings, folder)
     if findings.failed:
         raise VerificationError(f"claim falsified: {', '.join(findings.failed)}")

@@ -75,7 +75,7 @@ def _train(grid: Any, queue: Queue, run: str, house: House) -> None:
     """Do a run to its end and sign what it brought; what is done already is not done again."""
     import torch
 
-    from dp_risk.cli import artefacts
+    from dp_risk.cli import artefacts, manifest
     from server.rounds import execute
 
     # Batches are small: more threads cost more than they give.
@@ -85,10 +85,10 @@ def _train(grid: Any, queue: Queue, run: str, house: House) -> None:
     if not _recorded(folder):
         job = replace(queue.job(run), roster=house.roster.keys)
         execute(grid, job, Notes(queue, run))
-    artefacts.write_report(folder, html=True)
+    artefacts.write_report(folder, html=True, key=house.key)
     # The record is whole now, and a signed folder holds nothing else.
     shutil.rmtree(folder / JOURNAL, ignore_errors=True)
-    artefacts.sign(folder, house.key)
+    manifest.sign(folder, house.key)
 
 
 def _recorded(folder: Path) -> bool:

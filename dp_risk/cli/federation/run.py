@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from dp_risk.cli import artefacts, summary
+from dp_risk.cli import folders, manifest, summary
 from dp_risk.cli.compose import asked_for, settings
 from dp_risk.cli.display import Step, console, progress
 from dp_risk.cli.federation.client import Client, SignedTooEarly, Unreachable, failure
@@ -61,8 +61,8 @@ def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
     with Client(operator) as client:
         nodes = _again(client.status, when=SignedTooEarly)["nodes"]
         composed = composition(overrides, operator, sites=len(nodes))
-        place = artefacts.run_folder(composed.run.dir, "federation", None)
-        with artefacts.removed_if_empty(place):
+        place = folders.run_folder(composed.run.dir, "federation", None)
+        with folders.removed_if_empty(place):
             name = attach or secrets.token_hex(8)
             try:
                 if attach is None:
@@ -76,7 +76,7 @@ def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
                 _say_how_to_go_on(name, folder)
                 raise
             unpack(content, place, operator.federation)
-    record = artefacts.read_json(place / "run.json")
+    record = folders.read_json(place / "run.json")
     if attach is not None:
         # What was asked for then, not what is typed now.
         epsilon = "null" if record["epsilon_target"] is None else record["epsilon_target"]
@@ -179,8 +179,8 @@ def unpack(content: bytes, place: Path, federation: str) -> None:
             archive.extractall(place, filter="data")
     except (tarfile.TarError, ValueError):
         raise VerificationError("the server sent no archive of files") from None
-    manifest = artefacts.check_unchanged(place)
-    if manifest["public_key"] != federation:
+    signed = manifest.check_unchanged(place)
+    if signed["public_key"] != federation:
         raise VerificationError(f"{place}: not signed by this federation's key")
 
 

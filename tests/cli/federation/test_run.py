@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dp_risk.cli import artefacts, main
+from dp_risk.cli import main, manifest
 from dp_risk.cli.federation import run as running
 from dp_risk.cli.federation.client import SignedTooEarly, Unreachable
 from dp_risk.cli.federation.status import view
@@ -115,7 +115,7 @@ def test_a_missing_operator_is_said(tmp_path, capsys):
 def packed(folder: Path, house: House, key=None, spoil=None) -> bytes:
     folder.mkdir()
     (folder / "run.json").write_text('{"schema_version": 1}')
-    artefacts.sign(folder, key or house.key)
+    manifest.sign(folder, key or house.key)
     if spoil is not None:
         spoil(folder)
     made = io.BytesIO()

@@ -1,0 +1,161 @@
+"""What the sites signed of a run: their ledgers' heads, and statements with the run's entries."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from dp_risk.privacy.entries import verify_head
+from dp_risk.privacy.plan import Purpose, costs
+from dp_risk.privacy.run_statement import Evidence
+from dp_risk.privacy.run_statement import check as check_statement
+from dp_risk.types import VerificationError
+from server.ledgers import FOLDER, KIND, SCHEMA_VERSION
+
+# Another version of the accountant may round its grid otherwise.
+_RELATIVE = 1e-6
+
+
+class Notes(Protocol):
+    """Takes lines of what was checked and what was not."""
+
+    def holds(self, line: str) -> None:
+        """Note what was checked."""
+        ...
+
+    def missing(self, line: str) -> None:
+        """Note what could not be checked."""
+        ...
+
+    def known(self, keys: Iterable[str]) -> bool:
+        """Whether one of these keys was given."""
+        ...
+
+
+def check(folder: Path, notes: Notes) -> None:
+    """Check what the sites signed against a run's record.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    notes : Notes
+        What is told.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first thing that does not hold.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    sites = record.get("sites", [])
+    _heads(sites, notes)
+    signed = [site for site in sites if site.get("statement") is not None]
+    _no_others(folder, [str(site["site"]) for site in signed])
+    for site in signed:
+        _statement(folder, record, site, notes)
+    if signed:
+        notes.holds(
+            f"{len(signed)} ledger statements hold: signatures, entries, charges, and each gives "
+            "the run's epsilon again"
+        )
+    for site in sites:
+        if "no_statement" in site and site["statement"] is None:
+            notes.missing(f"what {site['site']} charged: no statement: {site['no_statement']}")
+    notes.missing(
+        "what the ledgers held before this run, and since (dp-risk ledger verify, at each site or "
+        "on its export)"
+    )
+    if sites:
+        notes.missing("whether the sites read these rows and drew this noise: no file shows it")
+
+
+def _heads(sites: Sequence[Mapping[str, Any]], notes: Notes) -> None:
+    # Records of older runs hold no signatures.
+    signed = [site for site in sites if "ledger_signature" in site]
+    for site in signed:
+        if not verify_head(site["key"], site["ledger_head"], site["ledger_signature"]):
+            raise VerificationError(f"the ledger head of {site['site']} is not signed by its key")
+    if not signed:
+        return
+    notes.holds(f"{len(signed)} ledger heads are signed by the keys that the record names")
+    known = sum(notes.known([site["key"]]) for site in signed)
+    if known < len(signed):
+        notes.missing(f"whether {len(signed) - known} of these keys are the sites' own")
+    else:
+        notes.holds("all of them are keys that you trust")
+
+
+def _no_others(folder: Path, sites: Sequence[str]) -> None:
+    place = folder / FOLDER
+    names = {path.name for path in place.iterdir()} if place.exists() else set()
+    others = sorted(names - {f"{site}.json" for site in sites})
+    if others:
+        raise VerificationError(f"{place / others[0]}: of no site whose statement the record has")
+
+
+def _statement(
+    folder: Path, record: Mapping[str, Any], site: Mapping[str, Any], notes: Notes
+) -> None:
+    path = folder / FOLDER / f"{site['site']}.json"
+    kept = json.loads(path.read_text())
+    if (kept["schema_version"], kept["kind"]) != (SCHEMA_VERSION, KIND):
+        raise VerificationError(f"{path}: not the ledger of a run, or of another version")
+    try:
+        found = check_statement(kept["statement"], kept["entries"])
+    except VerificationError as error:
+        raise VerificationError(f"{path}: {error}") from None
+    why = _disagrees(record, site, kept["statement"], found)
+    if why is not None:
+        raise VerificationError(f"{path}: {why} than run.json says")
+    if found.earlier and not notes.known([found.terms.key]) and notes.known(found.earlier):
+        notes.holds(
+            f"the key of {found.site} follows one that you trust, which signed for it: "
+            f"{found.terms.key}"
+        )
+
+
+def _disagrees(
+    record: Mapping[str, Any], site: Mapping[str, Any], statement: Any, found: Evidence
+) -> str | None:
+    """Return in what a statement, which holds, differs from the record; None where in nothing."""
+    account = found.terms.account
+    terms = [record[name] for name in ("dataset", "unit", "adjacency")]
+    for differs, why in (
+        (statement != site["statement"], "another statement"),
+        ((found.site, found.run) != (site["site"], record["run"]), "another site or run"),
+        (found.terms.key != site["key"], "another key"),
+        (found.plan != record["plan"], "another plan"),
+        ([account.dataset, account.unit, account.adjacency] != terms, "another account"),
+        (not _same_charges(found.schedule, record["charges"]), "other charges"),
+        (not _same_epsilon(found, record), "another epsilon"),
+    ):
+        if differs:
+            return why
+    return None
+
+
+def _same_charges(schedule: Sequence[Purpose], charges: Sequence[Mapping[str, Any]]) -> bool:
+    said = [(line["split"], line["purpose"], line["event_json"]) for line in charges]
+    return said == [(line.split, line.name, line.total.to_dict()) for line in schedule]
+
+
+def _same_epsilon(found: Evidence, record: Mapping[str, Any]) -> bool:
+    """Whether the reserved events cost what the record says: their PLD, split by split."""
+    said = record["epsilon_by_split"]
+    if said is None:
+        # Nothing was protected, and nothing is claimed.
+        return record["epsilon_spent"] is None and not any(
+            line.event.noise_multiplier for line in found.schedule
+        )
+    if found.terms.account.delta != record["delta"]:
+        return False
+    expected = costs(found.schedule, record["delta"])
+    return (
+        set(said) == set(expected)
+        and all(math.isclose(said[s], expected[s], rel_tol=_RELATIVE) for s in said)
+        and math.isclose(record["epsilon_spent"], max(expected.values()), rel_tol=_RELATIVE)
+    )

@@ -1,0 +1,116 @@
+"""The manifest of a run folder: digests of all its files, signed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dp_risk.cli.folders import read_json
+from dp_risk.federation.files import write
+from dp_risk.privacy import keys as keyring
+from dp_risk.privacy.release import canonical
+from dp_risk.types import ConfigurationError, VerificationError
+
+MANIFEST = "manifest.json"
+_VERSION = 2
+_CONTEXT = "dp-risk run"
+
+
+def signing_key() -> keyring.Key:
+    """Return this user's signing key, made on first use."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return keyring.load_or_create(home / "dp-risk" / "signing.key")
+
+
+def sign(folder: Path, key: keyring.Key | None = None) -> None:
+    """Write `manifest.json`: digests of all other files, signed with a key, else this user's."""
+    digests = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    key = key or signing_key()
+    body = {
+        "schema_version": _VERSION,
+        "files": digests,
+        "public_key": keyring.public_hex(key),
+    }
+    signature = keyring.sign(key, _CONTEXT, canonical(body))
+    write(folder / MANIFEST, _text({**body, "signature": signature}))
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    files = {name: manifest["files"][name] for name in sorted(manifest["files"], key=Path)}
+    order = ("schema_version", "files", "public_key", "signature")
+    whole = {**{name: manifest[name] for name in order}, "files": files}
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def _signed(manifest: dict[str, Any]) -> bool:
+    body = {name: value for name, value in manifest.items() if name != "signature"}
+    public, signature = body["public_key"], manifest["signature"]
+    if manifest["schema_version"] == 1:
+        # Version 1 signed without a context and without the key, and wrote base64.
+        old = {"schema_version": 1, "files": body["files"]}
+        bare = base64.b64decode(signature).hex()
+        return keyring.verify(public, None, canonical(old), bare)
+    return keyring.verify(public, _CONTEXT, canonical(body), signature)
+
+
+def trusted(keys: Path, public: str) -> bool:
+    """Whether a public key is in a file of trusted ones, one in hexadecimal a line.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read.
+    """
+    try:
+        words = keys.read_text().split()
+    except OSError as error:
+        raise ConfigurationError(f"{keys}: {error.strerror}") from None
+    except ValueError:
+        words = []
+    found = {word for word in words if len(word) == 64 and set(word) <= set("0123456789abcdef")}
+    if not found:
+        raise ConfigurationError(f"{keys}: holds no public key of 64 hexadecimal digits")
+    return public in found
+
+
+def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Compare a run folder with its signed manifest, `but` files apart; return the manifest.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no manifest.
+    VerificationError
+        Naming the first thing that does not hold.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk")
+    try:
+        manifest = read_json(path, newest=_VERSION)
+        good = path.read_bytes() == _text(manifest).encode() and _signed(manifest)
+        files = dict(manifest["files"])
+    except (ConfigurationError, ValueError, KeyError, TypeError):
+        good = False
+    if not good:
+        raise VerificationError(f"{path}: changed since it was signed: the signature does not hold")
+    there = {
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST
+    }
+    for name in sorted((set(files) | there) - set(but)):
+        if name not in there:
+            raise VerificationError(f"{folder / name}: missing")
+        if name not in files:
+            raise VerificationError(f"{folder / name}: not in the manifest")
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
+            raise VerificationError(f"{folder / name}: changed since it was signed")
+    return manifest

@@ -1,0 +1,203 @@
+"""`dp-risk verify`: whether a run folder says one thing throughout, and who says it.
+
+Everything here is read and computed again from the folder alone. What it cannot show is listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+
+from dp_risk.cli import agreement, artefacts, evidence
+from dp_risk.cli.folders import read_json
+from dp_risk.cli.manifest import MANIFEST, check_unchanged, trusted
+from dp_risk.privacy.entries import GARBLED
+from dp_risk.report.facts import SCHEMA_VERSION as NEWEST
+from dp_risk.report.reading import check_page, generator
+from dp_risk.report.render import drawing, render
+from dp_risk.report.validation import validate
+from dp_risk.types import VerificationError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was checked and holds, and what could not be checked, one line each.
+
+    Parameters
+    ----------
+    checked, not_checked : tuple of str
+        In the order of the checks.
+    signers : mapping of str to str
+        The public keys that signed, in hexadecimal, by what they signed.
+    """
+
+    checked: tuple[str, ...]
+    not_checked: tuple[str, ...]
+    signers: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Encode for `dp-risk verify --json`."""
+        return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+
+class Notes:
+    """Collects the lines of `Found`."""
+
+    def __init__(self, keys: Path | None) -> None:
+        self._keys = keys
+        self.checked: list[str] = []
+        self.not_checked: list[str] = []
+        self.signers: dict[str, str] = {}
+
+    def holds(self, line: str) -> None:
+        """Note what was checked."""
+        self.checked.append(line)
+
+    def missing(self, line: str) -> None:
+        """Note what could not be checked."""
+        self.not_checked.append(line)
+
+    def signed(self, what: str, key: str, where: Path) -> None:
+        """Note who signed something.
+
+        Raises
+        ------
+        VerificationError
+            If it is nobody whose key was given.
+        """
+        self.signers[what] = key
+        if self._keys is not None and not trusted(self._keys, key):
+            raise VerificationError(f"{where}: signed by a key that is not in {self._keys}")
+
+    def known(self, keys: Iterable[str]) -> bool:
+        """Whether one of these keys was given."""
+        return self._keys is not None and any(trusted(self._keys, key) for key in keys)
+
+    @property
+    def found(self) -> Found:
+        """What was noted."""
+        return Found(
+            checked=tuple(self.checked),
+            not_checked=tuple(self.not_checked),
+            signers=dict(self.signers),
+        )
+
+
+def verify(folder: Path, keys: Path | None) -> Found:
+    """Check a run folder; return what was and was not checked.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a run, a frontier or an audit.
+    keys : Path or None
+        File with the trusted public keys, one in hexadecimal a line, obtained separately.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no manifest, or the keys cannot be read.
+    VerificationError
+        Naming the first thing that does not hold.
+    """
+    notes = Notes(keys)
+    manifest = check_unchanged(folder)
+    notes.holds(
+        f"{len(manifest['files'])} files hold against the manifest, and its signature holds"
+    )
+    notes.signed("manifest", str(manifest["public_key"]), folder / MANIFEST)
+    if keys is None:
+        notes.missing("who signed: integrity only, because no keys were given (--keys FILE)")
+    else:
+        notes.holds("signed by a key that you trust")
+    for name, check in _CHECKS.items():
+        if (folder / name).exists():
+            with_one_line(folder / name, check, folder, notes)
+        elif name in (artefacts.REPORT, artefacts.PAGE):
+            notes.missing(f"{name}: there is none")
+    return notes.found
+
+
+def with_one_line(
+    path: Path, check: Callable[[Path, Notes], None], folder: Path, notes: Notes
+) -> None:
+    """Run one check; whatever stands in the file, it fails in one line that names the file."""
+    try:
+        check(folder, notes)
+    except VerificationError as error:
+        text = str(error)
+        raise VerificationError(text if str(folder) in text else f"{path}: {text}") from None
+    except (
+        RecursionError,
+        IndexError,
+        OSError,
+        SafetensorError,
+        yaml.YAMLError,
+        *GARBLED,
+    ) as error:
+        why = type(error).__name__
+        raise VerificationError(f"{path}: does not hold: not well formed ({why})") from None
+
+
+def _report(folder: Path, notes: Notes) -> None:
+    path = folder / artefacts.REPORT
+    report = read_json(path, newest=NEWEST)
+    if artefacts.SIGNATURE in report:
+        key = artefacts.signer(report)
+        if key is None:
+            raise VerificationError("changed since it was signed: its own signature does not hold")
+        notes.signed(artefacts.REPORT, key, path)
+        notes.holds("report.json holds against its own signature")
+    else:
+        notes.missing("report.json: it has no signature of its own, as older programs wrote it")
+    if report["schema_version"] < NEWEST:
+        notes.missing(
+            f"the form and the facts of report.json: it is of version "
+            f"{report['schema_version']}, this program checks {NEWEST}"
+        )
+        return
+    validate(report)
+    notes.holds(f"report.json has the published form of version {NEWEST}")
+    otherwise = agreement.check(folder, report)
+    notes.holds("the facts of report.json follow from the files beside it")
+    if otherwise is not None:
+        notes.missing(f"the words of report.json at {otherwise}: this program puts them otherwise")
+
+
+def _page(folder: Path, notes: Notes) -> None:
+    report = read_json(folder / artefacts.REPORT, newest=NEWEST)
+    # As bytes: reading text would make one line end of another.
+    html = (folder / artefacts.PAGE).read_bytes().decode()
+    count = check_page(html, report)
+    notes.holds(f"{count} figures of report.html are those of report.json")
+    if generator(html) != drawing():
+        notes.missing("what report.html says around its figures: another version drew it")
+    elif html != render(report):
+        raise VerificationError("not the page that report.json gives")
+    else:
+        notes.holds("report.html is, byte for byte, the page that report.json gives")
+
+
+def _audit(folder: Path, notes: Notes) -> None:
+    audit = json.loads((folder / "audit.json").read_text())
+    failed = [check["name"] for check in audit["checks"] if not check["passed"]]
+    named = f" ({', '.join(failed)})" if failed else ""
+    notes.holds(f"the audit's verdict: claim {audit['verdict']}{named}")
+    notes.missing("the audit's measurements: only a re-run repeats them (docs/verification.md)")
+
+
+_CHECKS: Mapping[str, Callable[[Path, Notes], None]] = {
+    "run.json": evidence.check,
+    "audit.json": _audit,
+    artefacts.REPORT: _report,
+    artefacts.PAGE: _page,
+}
