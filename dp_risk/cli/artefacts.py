@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dp_risk.cli.folders import read_json
-from dp_risk.cli.manifest import signing_key
+from dp_risk.cli.manifest import check_unchanged, sign, signing_key
 from dp_risk.cli.training import load_model
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
@@ -16,19 +17,26 @@ from dp_risk.federation.files import write
 from dp_risk.models.additive import shapes
 from dp_risk.privacy import keys
 from dp_risk.privacy.release import canonical
+from dp_risk.report.attach import attach as join
 from dp_risk.report.audit_facts import build_audit
 from dp_risk.report.facts import SCHEMA_VERSION as NEWEST
 from dp_risk.report.facts import build
 from dp_risk.report.render import render
+from dp_risk.report.upgrade import upgrade
 from server.provenance import commit, versions
 
-REPORT, PAGE = "report.json", "report.html"
+REPORT, PAGE, AUDIT = "report.json", "report.html", "audit"
 SIGNATURE = "signature"
 _CONTEXT = "dp-risk report"
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """Return the facts of a run or a frontier, as its other artefacts say them."""
+    """Return the facts of a run or a frontier, and of an audit in it, as its artefacts say them."""
+    report = _run_facts(folder)
+    return join(report, _report_of(folder / AUDIT)) if (folder / AUDIT).exists() else report
+
+
+def _run_facts(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "run.json")
     frontier = None
     if (folder / "frontier.json").exists():
@@ -97,6 +105,41 @@ def _write_report(
     write(folder / REPORT, text)
     if html:
         write_page(folder)
+
+
+def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> None:
+    """Copy an audit's folder into a run's, and write the report of both.
+
+    Parameters
+    ----------
+    folder, audit : Path
+        Of the run, and of the audit.
+    key : Key, optional
+        Signs the report and the manifest; None is this user's.
+
+    Raises
+    ------
+    ConfigurationError
+        If the audit is of something else.
+    VerificationError
+        If either folder was changed since it was signed.
+    """
+    # A copy that was killed half-way is made again.
+    half = f"{AUDIT}/*"
+    check_unchanged(folder, but=(REPORT, PAGE, half, f".{half}"))
+    check_unchanged(audit)
+    join(_run_facts(folder), _report_of(audit))
+    fresh = folder / f".{AUDIT}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(audit, fresh)
+    shutil.rmtree(folder / AUDIT, ignore_errors=True)
+    fresh.rename(folder / AUDIT)
+    write_report(folder, html=True, key=key)
+    sign(folder, key)
+
+
+def _report_of(folder: Path) -> Mapping[str, Any]:
+    return upgrade(read_json(folder / REPORT, newest=NEWEST))
 
 
 def write_page(folder: Path) -> None:

@@ -159,6 +159,7 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = add(verbs, "report", "render a run's report again and sign it", "report runs/mine")
     verb.add_argument("run", type=Path, metavar="RUN")
     verb.add_argument("--key", type=Path, help="signs the manifest (default: this user's key)")
+    verb.add_argument("--audit", type=Path, metavar="AUDIT", help="put this audit into the report")
     verb.set_defaults(act=_report)
 
     verb = add(
@@ -312,6 +313,10 @@ def _report(options: argparse.Namespace) -> None:
     from dp_risk.privacy import keys
 
     key = None if options.key is None else keys.load(options.key)
+    if options.audit is not None:
+        artefacts.attach(options.run, options.audit, key=key)
+        print(f"written: {options.run / artefacts.PAGE}")
+        return
     manifest.check_unchanged(options.run, but=(artefacts.PAGE,))
     artefacts.write_page(options.run)
     manifest.sign(options.run, key)

@@ -32,7 +32,7 @@ def sign(folder: Path, key: keyring.Key | None = None) -> None:
     digests = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
     }
     key = key or signing_key()
     body = {
@@ -83,7 +83,14 @@ def trusted(keys: Path, public: str) -> bool:
 
 
 def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
-    """Compare a run folder with its signed manifest, `but` files apart; return the manifest.
+    """Compare a run folder with its signed manifest; return the manifest.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    but : sequence of str
+        Patterns of files that may differ.
 
     Raises
     ------
@@ -104,9 +111,12 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
     if not good:
         raise VerificationError(f"{path}: changed since it was signed: the signature does not hold")
     there = {
-        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if p.is_file() and p != folder / MANIFEST
     }
-    for name in sorted((set(files) | there) - set(but)):
+    names = (name for name in set(files) | there if not any(map(Path(name).match, but)))
+    for name in sorted(names):
         if name not in there:
             raise VerificationError(f"{folder / name}: missing")
         if name not in files:

@@ -119,12 +119,24 @@ def verify(folder: Path, keys: Path | None) -> Found:
         notes.missing("who signed: integrity only, because no keys were given (--keys FILE)")
     else:
         notes.holds("signed by a key that you trust")
+    if (folder / artefacts.AUDIT).exists():
+        _attached(folder / artefacts.AUDIT, keys, notes)
     for name, check in _CHECKS.items():
         if (folder / name).exists():
             with_one_line(folder / name, check, folder, notes)
         elif name in (artefacts.REPORT, artefacts.PAGE):
             notes.missing(f"{name}: there is none")
     return notes.found
+
+
+def _attached(folder: Path, keys: Path | None, notes: Notes) -> None:
+    """Check the audit in a run's folder like any other, by whoever it was signed."""
+    inside = verify(folder, keys)
+    for line in inside.checked:
+        notes.holds(f"its audit: {line}")
+    for line in inside.not_checked:
+        notes.missing(f"its audit: {line}")
+    notes.signers.update({f"{folder.name}/{what}": key for what, key in inside.signers.items()})
 
 
 def with_one_line(
