@@ -9,6 +9,7 @@ some rounds; and a trainer with a planted defect, whose claim an audit falsifies
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -70,6 +71,7 @@ def falsified(place: Path) -> Path:
 
 def lost_site(place: Path) -> Path:
     """Return the folder of a run of a real federation from which a site goes and comes back."""
+    place = place.resolve()  # each process has a folder of its own
     names, shards = [f"site-{i:02}" for i in range(SITES)], place / "shards"
     sites, house = place / "sites", place / "fed"
     schema = shards / "schema.yaml"
@@ -88,7 +90,8 @@ def lost_site(place: Path) -> Path:
         federation.start()
         run = federation.run(
             "privacy.trust=distributed", f"federation.rounds={ROUNDS}",
-            "federation.timeout=20", "federation.spare_rounds=5", *REVIEW,
+            "federation.timeout=20", "federation.spare_rounds=5",
+            f"federation.min_sites={SITES - 1}", *REVIEW,
         )  # fmt: skip
         federation.wait_until(lambda: _round(federation) >= ROUNDS // 3, seconds=120)
         federation.kill(names[-1])
@@ -115,15 +118,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", default=["demo", "lost_site", "falsified"])
     asked = parser.parse_args(words)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    out = asked.out.resolve()
     makers = {
         "demo": lambda place: audited(place, "demo", "privacy.epsilon=1"),
         "lost_site": lost_site,
         "falsified": falsified,
     }
     for name in asked.names:
-        with tempfile.TemporaryDirectory() as folder:
-            made = makers[name](Path(folder))
-            target = asked.out / name
+        # Paths of this machine do not belong into a report.
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            made = makers[name](Path())
+            target = out / name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(made, target)
             print(f"{name}: {target}")

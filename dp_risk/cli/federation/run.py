@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import yaml
+
 from dp_risk.cli import folders, manifest, summary
 from dp_risk.cli.compose import asked_for, settings
 from dp_risk.cli.display import Step, console, progress
@@ -36,6 +38,7 @@ _FOLDER_KEY = "grid.operator"
 _NOT_HERE = ("partition", "sites", "server", "frontier", "audit", "tuning", "run.start", "data")
 _HERE = ("data.value_scale",)
 _Answer = TypeVar("_Answer")
+_GROUPS = ("data", "model", "privacy", "federation", "evaluation", "report", "seed")
 
 
 def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
@@ -67,7 +70,7 @@ def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
             try:
                 if attach is None:
                     job = job_of(composed)
-                    _again(lambda: client.submit(name, job, composed.yaml))
+                    _again(lambda: client.submit(name, job, _of_the_run(composed.yaml)))
                     print(f"run {name} is asked for at {operator.url}", file=sys.stderr)
                 with progress("training", as_json=as_json) as step:
                     _watch(client, name, step)
@@ -87,6 +90,13 @@ def run(overrides: Sequence[str], *, as_json: bool, attach: str | None) -> Path:
         )
     summary.show(console(), record, composed.asked, place)
     return place
+
+
+def _of_the_run(composed: str) -> str:
+    """Return a configuration without what only other commands, simulated sites or paths need."""
+    config = {k: v for k, v in yaml.safe_load(composed).items() if k in _GROUPS}
+    config["data"] = {name: config["data"][name] for name in ("name", "delta")}
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 def composition(overrides: Sequence[str], operator: Operator, *, sites: int) -> Settings:
