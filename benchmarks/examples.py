@@ -95,7 +95,7 @@ def lost_site(place: Path) -> Path:
         )  # fmt: skip
         federation.wait_until(lambda: _round(federation) >= ROUNDS // 3, seconds=120)
         federation.kill(names[-1])
-        federation.wait_until(lambda: _abandoned(federation), seconds=120)
+        federation.wait_until(lambda: _offline(federation), seconds=120)
         federation.restart(names[-1])
         running.wait_for_exit("run")
         federation.kill(SERVER)
@@ -107,8 +107,8 @@ def _round(federation: Loopback) -> int:
         return max((run["round"] or 0 for run in client.status()["runs"]), default=0)
 
 
-def _abandoned(federation: Loopback) -> bool:
-    return " is lost with " in (federation.running.folder / f"{SERVER}.log").read_text()
+def _offline(federation: Loopback) -> bool:
+    return any(event["event"] == "site offline" for event in federation.events())
 
 
 def main(words: Sequence[str] | None = None) -> None:
