@@ -99,6 +99,16 @@ def lost_site(place: Path) -> Path:
         federation.restart(names[-1])
         running.wait_for_exit("run")
         federation.kill(SERVER)
+    audit = place / "audit"
+    do(
+        "audit",
+        "privacy.epsilon=1",
+        "privacy.trust=distributed",
+        "audit=quick",
+        *REVIEW,
+        f"run.dir={audit}",
+    )
+    do("report", run, "--audit", audit, "--key", house / "federation.key")
     return run
 
 

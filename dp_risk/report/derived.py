@@ -12,6 +12,8 @@ from dp_risk.report import words
 Facts = Mapping[str, Any]
 
 NOT_AUDITED, NO_CLAIM = "not audited", "no claim to audit"
+# An interval wider than this says too little for the first page.
+_BLIND = 0.5
 HEADLINES = (
     ("auroc", "AUROC"),
     ("auprc", "AUPRC"),
@@ -78,7 +80,7 @@ def _metrics(utility: Facts) -> list[dict[str, Any]]:
         facts = utility.get(key)
         facts = facts if isinstance(facts, Mapping) else {"value": facts}
         value, low, high = (facts.get(part) for part in ("value", "low", "high"))
-        blind = low is not None and high is not None and low <= 0 and high >= 1
+        blind = low is not None and high is not None and high - low > _BLIND
         if value is not None and not blind:
             out.append({"name": name, "value": value, "low": low, "high": high})
     return out

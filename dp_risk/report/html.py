@@ -52,6 +52,7 @@ class How:
     method: str
 
 
+_NUMERIC = re.compile(r"[-+−–∞\d][-+−–∞\d.,e%()\s]*")  # noqa: RUF001
 Cell = str | int | float | Shown | None
 Name = str | How
 
@@ -171,4 +172,4 @@ def _is_number(cell: Cell) -> bool:
     if cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)):
         return True
     text = re.sub(r"<[^>]*>", "", cell) if isinstance(cell, Markup) else str(cell)
-    return bool(text) and (text[0].isdigit() or text[0] in "-+−–∞")  # noqa: RUF001
+    return _NUMERIC.fullmatch(text) is not None
