@@ -42,7 +42,7 @@
     return "Canvas";
   };
 
-  window.checks = {
+  window.__checks = {
     drawn: () =>
       plots().flatMap((plot) => {
         const box = plot.getBoundingClientRect();
@@ -100,7 +100,7 @@
           const size = parseFloat(fontSize) * scale;
           const out = [];
           if (ratio < 4.5) out.push(`${named(plot)}: ${short(text)} has contrast ${ratio.toFixed(2)}`);
-          if (size < 9) out.push(`${named(plot)}: ${short(text)} is ${size.toFixed(1)} px high`);
+          if (size < 8.5) out.push(`${named(plot)}: ${short(text)} is ${size.toFixed(1)} px high`);
           return out;
         });
       }),

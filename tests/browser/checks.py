@@ -16,8 +16,8 @@ PAPER = 673  # CSS pixels between the margins of 16 mm of an A4 page
 
 def ask(tab: Tab, name: str) -> list[str]:
     """Return the complaints of one function of `checks.js`."""
-    tab.evaluate("window.checks || " + SCRIPT)
-    return list(tab.evaluate(f"checks.{name}()"))
+    tab.evaluate("window.__checks || " + SCRIPT)
+    return list(tab.evaluate(f"__checks.{name}()"))
 
 
 def plots(tab: Tab) -> list[str]:
@@ -44,11 +44,11 @@ def axe(tab: Tab, engine: str) -> list[str]:
 
 def keyboard(tab: Tab) -> list[str]:
     """Tab reaches everything that can be used, in order, and shows where it is; Enter unfolds."""
-    tab.evaluate("window.checks || " + SCRIPT)
+    tab.evaluate("window.__checks || " + SCRIPT)
     # Chromium also stops at what scrolls by itself.
-    for _ in range(2 * tab.evaluate("checks.stops()") + 10):
+    for _ in range(2 * tab.evaluate("__checks.stops()") + 10):
         tab.press("Tab")
-    complaints = list(tab.evaluate("checks.reached()"))
+    complaints = list(tab.evaluate("__checks.reached()"))
     for i in range(tab.evaluate("document.querySelectorAll('summary').length")):
         summary = f"document.querySelectorAll('summary')[{i}]"
         before = tab.evaluate(f"{summary}.focus(), {summary}.parentElement.open")

@@ -1,0 +1,123 @@
+"""Reports as a reader meets them: on a screen, a phone and paper, in the dark, by keyboard."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dp_risk.report import render
+from tests import federation
+from tests.browser import checks
+from tests.browser.chromium import Tab
+from tests.browser.conftest import Show
+from tests.browser.samples import SAMPLES, Parts
+from tests.report.conftest import frontier, rounds, run, shapes  # noqa: F401
+from tests.report.test_charged import estimates  # noqa: F401
+
+pytestmark = pytest.mark.browser
+
+Facts = dict[str, object]
+MADE = "by the command line"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A report of a run over private rows, by the command line."""
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("made")
+    pq.write_table(federation.rows(), folder / "tiny.parquet")
+    (folder / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA, sort_keys=False))
+    asked = ["data=file", "data.path=tiny.parquet", "data.schema=tiny.schema.yaml"]
+    asked += ["data.delta=1e-5", "partition=iid", "federation.sites=2", "federation.rounds=3"]
+    root = str(Path(__file__).parents[2])
+    subprocess.run(
+        [
+            *(sys.executable, "-c", "from dp_risk.cli.main import main; main()"),
+            *("train", "privacy.epsilon=2", *asked, "run.dir=out"),
+        ],
+        cwd=folder,
+        env=os.environ | {"XDG_CONFIG_HOME": str(folder / "config"), "PYTHONPATH": root},
+        check=True,
+        timeout=300,
+    )
+    return (folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=[*SAMPLES, MADE])
+def report(
+    request: pytest.FixtureRequest,
+    show: Show,
+    run: Facts,  # noqa: F811
+    frontier: Facts,  # noqa: F811
+    shapes: list[Facts],  # noqa: F811
+    rounds: list[Facts],  # noqa: F811
+    estimates: Facts,  # noqa: F811
+) -> Tab:
+    """Each report in turn, in the browser."""
+    if request.param == MADE:
+        return show(request.getfixturevalue("made"))
+    parts = Parts(run=run, frontier=frontier, shapes=shapes, rounds=rounds, estimates=estimates)
+    return show(render(SAMPLES[request.param](parts)))
+
+
+@pytest.mark.smoke
+def test_a_report_is_drawn_and_asks_for_nothing(show: Show, run: Facts) -> None:  # noqa: F811
+    from dp_risk.report import build
+
+    tab = show(render(build("run", run, None, [], "", [])))
+    assert checks.quiet(tab) + checks.plots(tab) + checks.ask(tab, "links") == []
+
+
+def test_it_says_and_asks_for_nothing(report: Tab) -> None:
+    assert checks.quiet(report) + checks.ask(report, "links") == []
+
+
+@pytest.mark.parametrize("width", [checks.WIDE, checks.PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_plot_is_drawn_and_read(report: Tab, width: int, scheme: str) -> None:
+    report.emulate(width, prefers_color_scheme=scheme)
+    assert checks.plots(report) + checks.ask(report, "swatches") == []
+
+
+@pytest.mark.parametrize("width", [checks.PHONE, 320, 768, checks.WIDE])
+def test_it_fits_the_screen(report: Tab, width: int) -> None:
+    report.emulate(width)
+    _unfold(report)
+    assert checks.ask(report, "fits") == []
+
+
+@pytest.mark.parametrize("width", [checks.WIDE, checks.PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(report: Tab, axe_core: str, width: int, scheme: str) -> None:
+    report.emulate(width, prefers_color_scheme=scheme)
+    _unfold(report)
+    assert checks.axe(report, axe_core) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_forced_colours_keep_what_colours_say(report: Tab, scheme: str) -> None:
+    report.emulate(checks.WIDE, forced_colors="active", prefers_color_scheme=scheme)
+    assert checks.plots(report) + checks.ask(report, "swatches") == []
+
+
+@pytest.mark.parametrize("width", [checks.WIDE, checks.PHONE])
+def test_a_keyboard_reaches_everything(report: Tab, width: int) -> None:
+    report.emulate(width)
+    assert checks.keyboard(report) == []
+
+
+def test_it_prints_whole(report: Tab) -> None:
+    assert 1 <= checks.pages(report.pdf()) <= 40
+    report.emulate(checks.PAPER, media="print", prefers_color_scheme="dark")
+    assert checks.ask(report, "whole") + checks.plots(report) == []
+    assert report.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def _unfold(tab: Tab) -> None:
+    tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
