@@ -147,9 +147,12 @@ class Tab:
         return answer["result"].get("value")
 
     def emulate(
-        self, width: int, height: int = 900, *, media: str = "screen", **features: str
+        self, width: int, height: int = 900, *, media: str = "", **features: str
     ) -> None:
-        """Set the size in CSS pixels, the medium and media features (``prefers_color_scheme``)."""
+        """Set the size in CSS pixels, media features (``prefers_color_scheme``) and the medium.
+
+        Without a medium it is the screen, and paper for `pdf`.
+        """
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
