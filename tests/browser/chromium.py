@@ -49,7 +49,7 @@ class Chromium:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             close_fds=False,
-            preexec_fn=wire,  # noqa: PLW1509
+            preexec_fn=wire,
             start_new_session=True,
         )
         os.close(commands)
@@ -146,9 +146,7 @@ class Tab:
             raise RuntimeError(_words(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def emulate(
-        self, width: int, height: int = 900, *, media: str = "", **features: str
-    ) -> None:
+    def emulate(self, width: int, height: int = 900, *, media: str = "", **features: str) -> None:
         """Set the size in CSS pixels, media features (``prefers_color_scheme``) and the medium.
 
         Without a medium it is the screen, and paper for `pdf`.
@@ -167,7 +165,9 @@ class Tab:
         """Press and release a key of `KEYS`."""
         code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
         text = {"text": "\r"} if key == "Enter" else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **text)
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **text
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def picture(self) -> bytes:

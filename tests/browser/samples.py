@@ -116,7 +116,12 @@ def charged(parts: Parts) -> Facts:
 def many_features(parts: Parts) -> Facts:
     bins = [f"in [{i}, {i + 1})" for i in range(40)]
     shapes = [
-        {"feature": f"feature_{i:03d}", "kind": "bins", "x": bins, "y": [i * k / 9e3 for k in range(40)]}
+        {
+            "feature": f"feature_{i:03d}",
+            "kind": "bins",
+            "x": bins,
+            "y": [i * k / 9e3 for k in range(40)],
+        }
         for i in range(200)
     ]
     config = CONFIG + "".join(f"feature_{i:03d}: {'x' * 90}\n" for i in range(200))

@@ -14,7 +14,9 @@ STYLE = ":focus-visible { outline: 2px solid #000 } body { margin: 0; background
 
 
 def page(body: str, style: str = "") -> str:
-    return f"{HEAD}{STYLE}{style}</style></head><body><main><h1>A page</h1>{body}</main></body></html>"
+    return (
+        f"{HEAD}{STYLE}{style}</style></head><body><main><h1>A page</h1>{body}</main></body></html>"
+    )
 
 
 def plot(inner: str, after: str = "<table><tbody><tr><td>1</td></tr></tbody></table>") -> str:
@@ -29,7 +31,7 @@ GOOD = plot('<text x="50" y="80">one</text>') + '<a href="#top">up</a><p id="top
 
 
 def test_a_good_page_has_no_complaint(show: Show, axe_core: str) -> None:
-    tab = show(page('<p id="top">text</p><p><a href="#top">up</a></p>') )
+    tab = show(page('<p id="top">text</p><p><a href="#top">up</a></p>'))
     assert checks.quiet(tab) == []
     assert checks.axe(tab, axe_core) == []
     assert checks.keyboard(tab) == []
