@@ -42,7 +42,6 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
         words = svg.tick_label(mark, marks[1] - marks[0] if len(marks) > 1 else high)
         body.append(svg.line(x(mark), top, x(mark), bottom, "grid"))
         body.append(svg.text(x(mark), bottom + 16, words, "tick-text", "middle"))
-    characters = int((right - left) / svg.CHARACTER)
     for i, (row, bound) in enumerate(zip(rows, found, strict=True)):
         at, ceiling = top + i * step, row.get("ceiling")
         if ceiling is not None and ceiling > bound:
@@ -63,7 +62,7 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
         words = f": {_down(row.get('epsilon_lower_bound'))}"
         if ceiling is not None:
             words += f", ceiling {number(ceiling, 2)}"
-        words = svg.shorten(str(row["label"]), max(8, characters - len(words))) + words
+        words = svg.shorten(str(row["label"]), right - left - svg.width(words)) + words
         labels.append(svg.text(left + 4, at + 17, words, "label halo"))
     if claimed is not None:
         # A piece for each bar, so that the line does not run through the words between them.
@@ -178,9 +177,8 @@ def sensitivity(rows: Sequence[Facts], *, width: float, cls: str) -> str:
     """
     rows = [row for row in rows if row.get("share") is not None]
     units, named = list(dict.fromkeys(row["unit"] for row in rows)), purposes(rows)
-    room = 15 if width < 600 else 28
-    characters = min(max((len(unit) for unit in units), default=0), room)
-    left, right, top, step = characters * svg.CHARACTER + 16, width - 16, 30.0, 34.0
+    room = min(max(map(svg.width, units), default=0.0), 112.0 if width < 600 else 210.0)
+    left, right, top, step = room + 16, width - 16, 30.0, 34.0
     most = max([1.0, *(min(row["share"], _BEYOND) for row in rows)])
     x = svg.Scale(low=0.0, high=1.1 * most, start=left, end=right)
     bottom = top + step * len(units)
@@ -193,7 +191,7 @@ def sensitivity(rows: Sequence[Facts], *, width: float, cls: str) -> str:
     body.append(svg.text(x(1.0), top - 13, "allowed", "claimed-text", anchor))
     for i, unit in enumerate(units):
         at = top + (i + 0.5) * step
-        body.append(svg.text(left - 8, at + 4, svg.shorten(unit, characters), "label", "end"))
+        body.append(svg.text(left - 8, at + 4, svg.shorten(unit, room), "label", "end"))
         body.append(svg.line(left, at, right, at, "grid"))
         for row in rows:
             if row["unit"] == unit:

@@ -50,10 +50,9 @@ def frontier(facts: Facts, metric: str, *, width: float, cls: str) -> str:
         *(str(s["label"]) for s, _ in series),
         *(str(r["label"]) for r in references),
     ]
-    room = 18 if compact else 30
-    characters = min(max(map(len, names), default=0), room)
-    right = characters * svg.CHARACTER + (16 if compact else 66)
-    height = 340.0 if compact else 400.0
+    room = min(max(map(svg.width, names), default=0.0), 126.0 if compact else 236.0)
+    right = room + 16 + (0.0 if compact else svg.width(" 0.000 ↓"))
+    height = max(340.0 if compact else 400.0, 80 + svg.LINE * len(names))
     left, top, bottom = (40.0 if compact else 56.0), 26.0, height - 44
     epsilons = sorted({float(p["epsilon"]) for _, points in series for p in points})
     inner = 14.0
@@ -81,11 +80,11 @@ def frontier(facts: Facts, metric: str, *, width: float, cls: str) -> str:
         below = mean < low
         if not below:
             body.append(svg.line(left, y(mean), edge, y(mean), f"reference c{colour} d{k % 4}"))
-        labels.append((y(mean), _label(reference, mean, characters, compact, below), colour))
+        labels.append((y(mean), _label(reference, mean, room, compact, below), colour))
     for k, (line, points) in enumerate(series):
         body.append(_series(line, points, metric, k, x, y))
         last = points[-1][metric]["mean"]
-        labels.append((y(last), _label(line, last, characters, compact, False), k % 7))
+        labels.append((y(last), _label(line, last, room, compact, False), k % 7))
     ends = {k: x(float(points[-1]["epsilon"])) for k, (_, points) in enumerate(series)}
     places = svg.spread([at for at, _, _ in labels], svg.LINE, top + 4, bottom - 4)
     for i, ((wanted, words, colour), at) in enumerate(zip(labels, places, strict=True)):
@@ -114,11 +113,10 @@ def _domain(
     return low - pad, high + pad
 
 
-def _label(facts: Facts, mean: float, characters: int, compact: bool, below: bool) -> str:
-    words = svg.shorten(str(facts["label"]), characters - 2 if below and compact else characters)
-    if compact:
-        return words + (" ↓" if below else "")
-    return f"{words} {number(mean)}" + (" ↓" if below else "")
+def _label(facts: Facts, mean: float, room: float, compact: bool, below: bool) -> str:
+    arrow = " ↓" if below else ""
+    words = svg.shorten(str(facts["label"]), room - svg.width(arrow) if compact else room)
+    return words + arrow if compact else f"{words} {number(mean)}{arrow}"
 
 
 def _series(
@@ -197,10 +195,11 @@ def sites(rows: Sequence[Facts], cost: float | None, *, width: float, cls: str) 
     if len(shown) > SITES_SHOWN:
         shown = sorted(shown, key=lambda s: s.get("epsilon_lifetime_left") or 0.0)[:SITES_SHOWN]
     bars = [(str(site.get("site")), *_budget(site, cost)) for site in shown]
-    room = 9 if compact else 22
-    characters = min(max((len(b[0]) for b in bars), default=0), room)
-    start = characters * svg.CHARACTER + 12
-    end = width - (84 if compact else 190)
+    if compact:
+        bars = [(*bar[:-1], bar[-1].rpartition(", ")[2]) for bar in bars]
+    room = min(max((svg.width(b[0]) for b in bars), default=0.0), 80.0 if compact else 180.0)
+    start = room + 12
+    end = width - 10 - max((svg.width(b[4]) for b in bars), default=0.0)
     x = svg.Scale(
         low=0,
         high=max((b[1] + b[2] + b[3] for b in bars), default=1.0) or 1.0,
@@ -210,7 +209,7 @@ def sites(rows: Sequence[Facts], cost: float | None, *, width: float, cls: str) 
     step, body = 25.0, []
     for i, (name, before, run, left_over, words) in enumerate(bars):
         top = 6 + i * step
-        body.append(svg.text(start - 8, top + 13, svg.shorten(name, characters), "label", "end"))
+        body.append(svg.text(start - 8, top + 13, svg.shorten(name, room), "label", "end"))
         at = 0.0
         for size, kind in ((before, "before"), (run, "spent"), (left_over, "left")):
             a, b = x(at), x(at + size)
@@ -220,8 +219,6 @@ def sites(rows: Sequence[Facts], cost: float | None, *, width: float, cls: str) 
                     f'height="17" class="bar {kind}"/>'
                 )
             at += size
-        if compact:
-            words = words.rpartition(", ")[2]
         body.append(svg.text(end + 8, top + 13, words, "label"))
     height = 10 + step * len(bars)
     title = f"Lifetime budgets of {len(bars)} sites: spent and left"
@@ -252,7 +249,7 @@ def shape(facts: Facts, low: float, high: float) -> str:
         if len(xs) > 2:
             ends.append((points[len(xs) // 2][0], xs[len(xs) // 2], "middle"))
         for at, value, anchor in ends:
-            words = f"{value:.4g}" if isinstance(value, int | float) else svg.shorten(value, 12)
+            words = f"{value:.4g}" if isinstance(value, int | float) else svg.shorten(value, 75)
             body.append(svg.text(at, height - 7, words, "tick-text", anchor))
     else:
         cell = span / len(ys)
@@ -270,9 +267,9 @@ def shape(facts: Facts, low: float, high: float) -> str:
                 body.append(_bar(a + gap, b - gap, y(value), y(0.0), "column c0", words))
         body.append(svg.path(steps, "curve c0"))
         first, last = _ends(xs, intervals)
-        body.append(svg.text(left, height - 7, svg.shorten(first, 18), "tick-text"))
+        body.append(svg.text(left, height - 7, svg.shorten(first, 118), "tick-text"))
         if len(xs) > 1:
-            body.append(svg.text(right, height - 7, svg.shorten(last, 18), "tick-text", "end"))
+            body.append(svg.text(right, height - 7, svg.shorten(last, 118), "tick-text", "end"))
     return svg.picture(
         width, height, f"Effect of {facts['feature']} on the log-odds", "".join(body), "cell"
     )
@@ -337,12 +334,12 @@ def progress(points: Sequence[tuple[float, float]], name: str, colour: int) -> s
     colour : int
         Of the palette.
     """
-    width, height, left, top = 440.0, 250.0, 52.0, 26.0
+    width, height, left, top = 440.0, 250.0, 62.0, 26.0
     bottom, right = height - 42, width - 14
     values = [v for _, v in points]
     low, high = min(values), max(values)
     low = 0.0 if name.startswith("epsilon") else low
-    pad = 0.06 * max(high - low, 1e-3)
+    pad = max(0.06 * (high - low), 0.01 * abs(high)) or 0.01  # a constant has no range
     y = svg.Scale(low=max(0.0, low - pad), high=high + pad, start=bottom, end=top)
     x = svg.Scale(low=points[0][0], high=points[-1][0], start=left + 6, end=right - 6)
     body = [axes_y(y, left, right, 4), svg.text(left, 13, name, "axis-title")]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dp_risk.report.html import esc
 
 FONT = 12.5
-CHARACTER = 6.7  # an upper estimate of the width of one character at that size, in px
 LINE = 16.0
+_NARROW, _BROAD = frozenset("fijlrtI.,:;'|!()[]{}/- "), frozenset("mwMW@%&<>…—→↓")
 _CORNERS: dict[int, list[tuple[float, float]]] = {
     1: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     2: [(0, -1.25), (1.2, 0.9), (-1.2, 0.9)],
@@ -148,6 +149,40 @@ def picture(width: float, height: float, title: str, body: str, cls: str = "") -
     )
 
 
-def shorten(label: str, characters: int) -> str:
-    """Cut a label to a number of characters, the last one an ellipsis."""
-    return label if len(label) <= characters else label[: max(1, characters - 1)] + "…"
+def width(words: str) -> float:
+    """Return how wide words are at `FONT`, in px: an upper estimate, for a wide sans-serif face."""
+    return FONT * sum(map(_ems, words))
+
+
+def _ems(character: str) -> float:
+    kind = unicodedata.category(character)
+    if kind in ("Mn", "Me", "Cf"):  # drawn over its neighbour, or not at all
+        return 0.0
+    if kind == "So":  # emoji
+        return 1.4
+    if character in _BROAD or unicodedata.east_asian_width(character) in "WF":
+        return 1.03
+    if character in _NARROW:
+        return 0.42
+    return 0.8 if character.isupper() else 0.66
+
+
+def shorten(label: str, room: float) -> str:
+    """Cut a label to a width in px, ending in an ellipsis.
+
+    What is written from right to left is isolated, so that words beside it keep their order.
+    """
+    if width(label) > room:
+        kept, left = "", room - width("…")
+        for character in label:
+            left -= width(character)
+            if kept and left < 0:
+                break
+            kept += character
+        # What joined the last character to one that is cut off.
+        while len(kept) > 1 and unicodedata.category(kept[-1]) in ("Cf", "Zs"):
+            kept = kept[:-1]
+        label = kept + "…"
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in label):
+        return f"\u2068{label}\u2069"
+    return label

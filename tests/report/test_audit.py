@@ -6,10 +6,7 @@ import copy
 import json
 import math
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -337,31 +334,3 @@ def test_hostile_strings_stay_text() -> None:
     assert HOSTILE in read.words
     assert set(read.tags) <= set(clean.tags) | {"p", "div", "strong"}
     assert {name for name, _ in read.attributes} <= {name for name, _ in clean.attributes}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-def test_a_browser_finds_nothing_wider_than_a_phone(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(render(facts(failing("gate"))), encoding="utf-8")
-    probe = (
-        '<iframe id="f" style="width:380px;height:900px" src="report.html"></iframe><script>'
-        "f.onload=()=>{const d=f.contentDocument.documentElement;"
-        "document.title=d.scrollWidth+' '+d.querySelectorAll('section').length}</script>"
-    )
-    (tmp_path / "probe.html").write_text(probe)
-    done = subprocess.run(
-        [
-            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--dump-dom", f"file://{tmp_path / 'probe.html'}"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
-    assert found is not None
-    assert int(found[1]) <= 380
-    assert int(found[2]) == len(SECTION_IDS) + 1

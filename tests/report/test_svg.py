@@ -54,6 +54,25 @@ def test_printed_budgets_are_never_flattering(x: float) -> None:
     assert float(rounded_down(x)) <= x + 1e-6
 
 
+@given(st.text(max_size=40), st.floats(40, 300))
+def test_a_label_is_cut_to_its_room(label: str, room: float) -> None:
+    cut = svg.shorten(label, room)
+    assert svg.width(cut) <= room
+    words = cut.strip("\u2068\u2069")
+    assert words == label.strip("\u2068\u2069") or words.endswith("…")
+
+
+def test_wide_scripts_are_wide_and_marks_are_not() -> None:
+    assert svg.width("年龄") > svg.width("ii")
+    assert svg.width("e\u0301") == svg.width("e")
+    assert svg.shorten("👩\u200d👩\u200d👧", 2.9 * svg.FONT) == "👩…"  # no joiner is left behind
+
+
+def test_what_runs_from_right_to_left_is_isolated() -> None:
+    assert svg.shorten("مستوى", 300) == "\u2068مستوى\u2069"
+    assert svg.shorten("level", 300) == "level"
+
+
 def test_factor() -> None:
     assert factor(1.0) == "e^1.00 (2.72)"
     assert factor(8.0) == "e^8.00 (2,981)"
