@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dp_risk.cli.settings import Deployment, Settings
 from dp_risk.data.coding import Coded, Coding
-from dp_risk.data.groups import group_names, group_of
+from dp_risk.data.groups import MISSING, OTHER, group_names, group_of
 from dp_risk.evaluation.subgroups import Group, evaluate_group, review_threshold
 from dp_risk.types import ConfigurationError, Refused
 
@@ -64,6 +64,7 @@ def evaluate(
     -------
     list of dict
         One a column: ``column, source, capacity, threshold, overall, groups``, as in ``run.json``.
+        A group for every value of the schema, and for other and missing values where there are any.
     """
     asked = settings.evaluation
     threshold = review_threshold(scores, asked.capacity)
@@ -90,7 +91,11 @@ def evaluate(
                 "capacity": asked.capacity,
                 "threshold": threshold,
                 "overall": overall,
-                "groups": [{"value": name, **measured(index == i)} for i, name in enumerate(names)],
+                "groups": [
+                    {"value": name, **measured(index == i)}
+                    for i, name in enumerate(names)
+                    if name not in (OTHER, MISSING) or (index == i).any()
+                ],
             }
         )
     return found
