@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from dp_risk.evaluation.metrics import Estimate, checked, evaluate
 from dp_risk.types import ConfigurationError
@@ -121,7 +121,7 @@ def evaluate_group(
         ranking = evaluate(y, p, bootstrap=bootstrap, seed=seed)
         metrics |= {name: ranking[name] for name in ("auroc", "auprc")}
         gap = p - y
-        half = float(stats.t.ppf(0.975, units - 1) * np.std(gap, ddof=1) / math.sqrt(units))
+        half = float(special.stdtrit(units - 1, 0.975) * np.std(gap, ddof=1) / math.sqrt(units))
         mean = float(np.mean(gap))
         metrics["calibration_gap"] = Estimate(value=mean, low=mean - half, high=mean + half)
     return Group(units=units, positives=positives, metrics=metrics, reason=reason)
@@ -138,6 +138,6 @@ def _reason(units: int, positives: int) -> str | None:
 
 
 def _rate(hits: int, n: int) -> Estimate:
-    low = float(stats.beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(special.betaincinv(hits, n - hits + 1, 0.025)) if hits else 0.0
+    high = float(special.betaincinv(hits + 1, n - hits, 0.975)) if hits < n else 1.0
     return Estimate(value=hits / n, low=low, high=high)

@@ -158,12 +158,13 @@ METHODS: dict[str, Method] = {
     "subgroups": Method(
         name="Utility by subgroup",
         words="Over the held-out units of one value of a column, on public data only. AUROC and "
-        "AUPRC are computed as for all units. The threshold is the score of the last unit within the review capacity "
-        "over all groups, and is taken as fixed; flagged, true and false positive rates are shares "
-        "at or above it, with Clopper-Pearson intervals. Calibration gap: mean score less share of "
-        "positives, with Student's t interval. ECE is left out: chance inflates it the more, the "
-        "smaller a group is. A group of fewer than 20 units has no figures; with fewer than ten of "
-        "a label, it lacks those that need the label.",
+        "AUPRC are computed as for all units. The threshold is the score of the last unit within "
+        "the review capacity over all groups, and is taken as fixed; flagged, true and false "
+        "positives are the shares at or above it of the group, its positives and its negatives, "
+        "with Clopper-Pearson intervals. Calibration gap: mean score less share of positives, with "
+        "Student's t interval. ECE is left out: chance inflates it the more, the smaller a group "
+        "is. A group of fewer than 20 units has no figures; with fewer than ten of a label, it "
+        "lacks those that need the label.",
         source="config.yaml: evaluation.capacity, bootstrap. run.json: subgroups.",
     ),
     "frontier": Method(
