@@ -21,7 +21,9 @@ GROUP_METRICS = (
     *("flagged_rate", "true_positive_rate", "false_positive_rate"),
 )
 MIN_UNITS = 20
-MIN_OF_A_LABEL = 10
+# With fewer the bootstrap's intervals are too short. Of those with 10 positives 83 to 94 % cover
+# the AUROC, with 30 to 100 positives 91 to 95 % (normal scores, one or two deviations apart).
+MIN_OF_A_LABEL = 30
 
 _UNKNOWN = Estimate(value=math.nan, low=math.nan, high=math.nan)
 
@@ -113,9 +115,9 @@ def evaluate_group(
     if reason != "few_units":
         flagged = p >= threshold
         metrics["flagged_rate"] = _rate(int(flagged.sum()), units)
-        if positives >= MIN_OF_A_LABEL:
+        if positives:
             metrics["true_positive_rate"] = _rate(int(flagged[y == 1].sum()), positives)
-        if negatives >= MIN_OF_A_LABEL:
+        if negatives:
             metrics["false_positive_rate"] = _rate(int(flagged[y == 0].sum()), negatives)
     if reason is None:
         ranking = evaluate(y, p, bootstrap=bootstrap, seed=seed)

@@ -163,8 +163,8 @@ METHODS: dict[str, Method] = {
         "positives are the shares at or above it of the group, its positives and its negatives, "
         "with Clopper-Pearson intervals. Calibration gap: mean score less share of positives, with "
         "Student's t interval. ECE is left out: chance inflates it the more, the smaller a group "
-        "is. A group of fewer than 20 units has no figures; with fewer than ten of a label, it "
-        "lacks those that need the label.",
+        "is. A group of fewer than 20 units has no figures; one with fewer than 30 positives or "
+        "negatives has only the shares, because the other intervals would be too short.",
         source="config.yaml: evaluation.capacity, bootstrap. run.json: subgroups.",
     ),
     "frontier": Method(

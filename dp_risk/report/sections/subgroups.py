@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dp_risk.report import plots, svg
 from dp_risk.report.forms import DASH, printed
-from dp_risk.report.html import Cell, How, Shown, details, esc, fill, section, table
+from dp_risk.report.html import Cell, How, Shown, details, fill, section, table
 from dp_risk.report.sections.common import Facts, note, whose
 
 HOW = "subgroups"
@@ -19,8 +19,8 @@ METRICS = {
 REASONS = {
     "few_units": "fewer than 20 units",
     "one_label": "one label only",
-    "few_positives": "fewer than 10 positives",
-    "few_negatives": "fewer than 10 negatives",
+    "few_positives": "fewer than 30 positives",
+    "few_negatives": "fewer than 30 negatives",
 }
 DRAWN = 24  # groups of a chart
 _OPEN = 12  # groups whose table is not folded
@@ -42,7 +42,7 @@ def subgroups(report: Facts) -> str:
         "shares of a group's positives and negatives that are flagged. The calibration gap is the "
         "mean score less the share of positives. AUPRC grows with the share of positives, so it is "
         "no measure of one group against another. Each interval stands alone: among twenty, one "
-        "is expected to miss.",
+        "is expected to miss. The dashed line is all groups together.",
         units,
         Shown(value=first["threshold"], form="figures4"),
         Shown(value=first["capacity"], form="percent"),
@@ -83,7 +83,7 @@ def _column(entry: Facts) -> str:
     ]
     head = ("Group", "Metric", "Value", "Low", "High")
     intervals = details("Table of intervals", table("95 % intervals", _linked(head), bounds))
-    return f"<h3>By {esc(entry['column'])}</h3>{chart}{whole}{intervals}"
+    return f"<h3>{fill('By {}', entry['column'])}</h3>{chart}{whole}{intervals}"
 
 
 _ENDS = ("value", "low", "high")
