@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dp_risk.report import build, render
 from dp_risk.report.reading import check_page
 from dp_risk.report.sections.subgroups import DRAWN, METRICS
+from dp_risk.report.validation import validate
 
 from .pages import Page
 
@@ -125,5 +126,6 @@ def test_any_names_and_values_make_a_whole_page(
     run: Facts, names: list[str], at: float | None
 ) -> None:
     page, html, report = shown(run, entry(*(group(name, 50, at) for name in names)))
+    validate(report)
     assert check_page(html, report) > 0
     assert page.tags.count("svg") == 2

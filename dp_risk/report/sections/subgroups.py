@@ -29,7 +29,7 @@ _STEP = 22.0
 
 def subgroups(report: Facts) -> str:
     """Show the utility of every group of every column asked for, or say why there is none."""
-    entries, why = report.get("subgroups"), report.get("subgroups_note")
+    entries, why = report["subgroups"], report["subgroups_note"]
     if not entries:
         if not why:
             return ""
