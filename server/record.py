@@ -18,6 +18,9 @@ from server.sizes import Sizes
 from server.summing import Summing
 
 SCHEMA_VERSION = 1
+_NOT_BY_SUBGROUP = (
+    "not evaluated by subgroup: the data is not public, and nothing was charged for it"
+)
 
 
 def build(
@@ -109,6 +112,8 @@ def build(
         "estimates": estimates,
         "utility": estimates["metrics"] if estimates else None,
         "utility_source": "charged" if estimates else None,
+        "subgroups": [],
+        "subgroups_note": _NOT_BY_SUBGROUP,
         "seconds": round(seconds, 2),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "versions": versions(),

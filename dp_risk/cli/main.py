@@ -240,7 +240,11 @@ def _configured(options: argparse.Namespace) -> None:
 
 def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Path | None:
     """Do one job; return the run folder of a training run."""
+    from dp_risk.cli import subgroups
+
     settings.tuning.refuse_private()
+    if options.verb != "audit":
+        subgroups.check(settings)
     if options.verb == "plan":
         # Neither Flower nor Opacus is read for a plan: that would take most of its time.
         from dp_risk.cli import plan, sizes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.site import LEDGER
-from dp_risk.cli import artefacts, folders, manifest
+from dp_risk.cli import artefacts, folders, manifest, subgroups
 from dp_risk.cli.compose import settings, sweep
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder
@@ -84,6 +84,7 @@ def _composed(jobs: list[list[str]], verb: str) -> list[tuple[list[str], Setting
             asked.tuning.refuse_private()
             if verb == "train":
                 _ = asked.asked, asked.data.file, asked.data.load_schema()
+                subgroups.check(asked)
             if asked.run.dir is not None:
                 folders.check_empty(Path(asked.run.dir) / str(number))
         except ConfigurationError as error:

@@ -47,16 +47,30 @@ class Deployment:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """`bootstrap` resamples give the intervals of exact metrics; `capacity` is what is reviewed."""
+    """How a run is evaluated.
+
+    Parameters
+    ----------
+    bootstrap : int
+        Resamples for the intervals of exact metrics, 1 to 100,000.
+    capacity : float
+        Share of the units that is reviewed, in (0, 1).
+    subgroups : list of str
+        Columns by whose values utility is measured too, on public data.
+    """
 
     bootstrap: int
     capacity: float
+    subgroups: list[str]
 
     def __post_init__(self) -> None:
         if not 1 <= self.bootstrap <= 100_000:
             raise ConfigurationError(f"evaluation.bootstrap: {self.bootstrap} is not in 1..100000")
         if not 0 < self.capacity < 1:
             raise ConfigurationError(f"evaluation.capacity: {self.capacity} is not in (0, 1)")
+        for column in self.subgroups:
+            if self.subgroups.count(column) > 1:
+                raise ConfigurationError(f"evaluation.subgroups: {column} is named twice")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from clients.site import Site
 from dp_risk import models
+from dp_risk.cli import subgroups
 from dp_risk.cli.grids import running
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coded, Coding
@@ -81,14 +82,19 @@ def run(
     record: dict[str, Any] = json.loads((folder / "run.json").read_text())
     record["simulated"] = True
     if holdout is not None:
+        found = scores(folder, holdout)
         estimates = evaluate(
             holdout.labels,
-            scores(folder, holdout),
+            found,
             bootstrap=settings.evaluation.bootstrap,
             seed=settings.seed,
         )
         record["utility"] = {name: e.to_dict() for name, e in estimates.items()}
         record["utility_source"] = "exact"
+        record["subgroups"] = subgroups.evaluate(settings, Coding(schema=schema), holdout, found)
+        record["subgroups_note"] = None if record["subgroups"] else subgroups.NONE_ASKED
+    elif settings.data.public:
+        record["subgroups_note"] = subgroups.NOTHING_HELD_OUT
     files.write(folder / "run.json", json.dumps(record, indent=2) + "\n")
     return record
 

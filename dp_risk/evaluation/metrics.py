@@ -122,7 +122,7 @@ def evaluate(
         If lengths differ, a label is neither 0 nor 1, a score is outside [0, 1] or `bootstrap` is
         negative.
     """
-    y, p = _checked(labels, scores)
+    y, p = checked(labels, scores)
     if len(p) and (p.min() < 0.0 or p.max() > 1.0):
         raise ConfigurationError("evaluation: scores must be probabilities in [0, 1]")
     if bootstrap < 0:
@@ -141,7 +141,14 @@ def evaluate(
     }
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """Return labels and scores as vectors, each of shape (n,).
+
+    Raises
+    ------
+    ConfigurationError
+        If lengths differ, a label is neither 0 nor 1, or a score is not finite.
+    """
     y, s = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if y.ndim != 1 or y.shape != s.shape:
         raise ConfigurationError(
@@ -171,7 +178,7 @@ def _resamples(rng: np.random.Generator, count: int, n: int) -> Floats:
 def _point(
     labels: ArrayLike, scores: ArrayLike, metric: Callable[[Floats, Floats], Floats]
 ) -> float:
-    y, s = _checked(labels, scores)
+    y, s = checked(labels, scores)
     if not len(y):
         return math.nan
     ranked = _rank(y, s)

@@ -88,6 +88,8 @@ def build_audit(
         "utility": None,
         "utility_source": None,
         "estimates": None,
+        "subgroups": [],
+        "subgroups_note": None,
         "search": None,
         "sites": [],
         "dropped": [],

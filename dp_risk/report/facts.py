@@ -92,6 +92,8 @@ def build(
         "utility": run.get("utility"),
         "utility_source": run.get("utility_source"),
         "estimates": run.get("estimates"),
+        "subgroups": run.get("subgroups") or [],
+        "subgroups_note": run.get("subgroups_note"),
         "search": run.get("search"),
         "sites": run.get("sites") or [],
         "dropped": run.get("dropped") or [],

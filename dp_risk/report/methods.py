@@ -157,9 +157,15 @@ METHODS: dict[str, Method] = {
     ),
     "subgroups": Method(
         name="Utility by subgroup",
-        words="The same metrics over the held-out units of one value of a public column. A group "
-        "with too few units or one label only has none.",
-        source="run.json: subgroups.",
+        words="Over the held-out units of one value of a column, on public data only. AUROC and "
+        "AUPRC are computed as for all units. The threshold is the score of the last unit within "
+        "the review capacity over all groups, and is taken as fixed; flagged, true and false "
+        "positives are the shares at or above it of the group, its positives and its negatives, "
+        "with Clopper-Pearson intervals. Calibration gap: mean score less share of positives, with "
+        "Student's t interval. ECE is left out: chance inflates it the more, the smaller a group "
+        "is. A group of fewer than 20 units has no figures; one with fewer than 30 positives or "
+        "negatives has only the shares, because the other intervals would be too short.",
+        source="config.yaml: evaluation.capacity, bootstrap. run.json: subgroups.",
     ),
     "frontier": Method(
         name="Points of the frontier",

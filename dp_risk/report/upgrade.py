@@ -31,7 +31,9 @@ def upgrade(report: Mapping[str, Any]) -> Mapping[str, Any]:
             ],
             "references": [_counted(line) for line in frontier["references"]],
         }
-    empty: dict[str, list[Any]] = {
+    empty: dict[str, list[Any] | None] = {
+        "subgroups": [],
+        "subgroups_note": None,
         "dropped": [],
         "doubts": [],
         "not_audited": [],

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dp_risk.cli import folders, manifest, summary
+from dp_risk.cli import folders, manifest, subgroups, summary
 from dp_risk.cli.compose import asked_for, settings
 from dp_risk.cli.display import Step, console, progress
 from dp_risk.cli.federation.client import Client, SignedTooEarly, Unreachable, failure
@@ -137,7 +137,9 @@ def composition(overrides: Sequence[str], operator: Operator, *, sites: int) -> 
     ]
     typed = [one for one in overrides if not one.startswith("grid=")]
     lasting = defaults(settings([*mine, *typed]), asked)
-    return settings([*mine, *lasting, *typed])
+    composed = settings([*mine, *lasting, *typed])
+    subgroups.check(composed)
+    return composed
 
 
 def defaults(composed: Settings, asked: Mapping[str, Any]) -> list[str]:

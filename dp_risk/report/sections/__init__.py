@@ -11,6 +11,7 @@ from dp_risk.report.sections.frontier import frontier
 from dp_risk.report.sections.limits import configuration, limits, review
 from dp_risk.report.sections.shapes import shapes
 from dp_risk.report.sections.sites import losses, sites
+from dp_risk.report.sections.subgroups import subgroups
 from dp_risk.report.sections.summary import summary
 from dp_risk.report.sections.training import training
 from dp_risk.report.sections.utility import utility
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Section] = {
     "losses": losses,
     "search": search,
     "utility": utility,
+    "subgroups": subgroups,
     "shapes": shapes,
     "training": training,
     **AUDIT_SECTIONS,

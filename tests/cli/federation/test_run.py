@@ -54,6 +54,11 @@ def test_what_is_typed_goes_first(operator):
     assert running.composition(["grid=deployment", *typed], operator, sites=3).seed == 4
 
 
+def test_utility_by_subgroup_is_refused(operator):
+    with pytest.raises(Refused, match=r"evaluation\.subgroups"):
+        running.composition(["privacy.epsilon=1", "evaluation.subgroups=[kind]"], operator, sites=3)
+
+
 def lasting(operator, *typed, sites, epsilon=1):
     typed = [f"privacy.epsilon={epsilon}", *typed]
     made = running.composition(typed, operator, sites=sites).federation

@@ -1,0 +1,110 @@
+"""Utility by subgroup of a run: on public data exact, elsewhere not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_risk.cli.settings import Deployment, Settings
+from dp_risk.data.coding import Coded, Coding
+from dp_risk.data.groups import MISSING, OTHER, group_names, group_of
+from dp_risk.evaluation.subgroups import Group, evaluate_group, review_threshold
+from dp_risk.types import ConfigurationError, Refused
+
+# Words of `run.json` where there is no utility by subgroup.
+NONE_ASKED = "not evaluated by subgroup: evaluation.subgroups names no column"
+NOTHING_HELD_OUT = "not evaluated by subgroup: no public units are held out"
+
+
+def check(settings: Settings) -> None:
+    """Refuse subgroups that a run could not have, before it is charged.
+
+    Raises
+    ------
+    Refused
+        If the data is not public.
+    ConfigurationError
+        If a column has no groups.
+    """
+    asked = settings.evaluation.subgroups
+    if not asked:
+        return
+    if not settings.data.public or isinstance(settings.grid, Deployment):
+        raise Refused(
+            "evaluation.subgroups: refused: utility by subgroup is measured on public data only "
+            "(data.public=true); there is no charged estimate of it"
+        )
+    coding = Coding(schema=settings.data.load_schema())
+    for column in asked:
+        try:
+            group_names(coding, column)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"evaluation.subgroups: {error}") from None
+
+
+def evaluate(
+    settings: Settings, coding: Coding, holdout: Coded, scores: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Return the utility of every group of every column that was asked for.
+
+    Parameters
+    ----------
+    settings : Settings
+        Says which columns, the review capacity and the resamples.
+    coding : Coding
+        Of the schema.
+    holdout : Coded
+        Public units, at least one.
+    scores : ndarray of float64, shape (len(holdout),)
+        Their probabilities of the positive class.
+
+    Returns
+    -------
+    list of dict
+        One a column: ``column, source, capacity, threshold, overall, groups``, as in ``run.json``.
+        A group for every value of the schema, and for other and missing values where there are any.
+    """
+    asked = settings.evaluation
+    threshold = review_threshold(scores, asked.capacity)
+
+    def measured(chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        return _plain(
+            evaluate_group(
+                holdout.labels[chosen],
+                scores[chosen],
+                threshold=threshold,
+                bootstrap=asked.bootstrap,
+                seed=settings.seed,
+            )
+        )
+
+    overall = measured(np.ones(len(holdout), dtype=np.bool_))
+    found = []
+    for column in asked.subgroups:
+        names, index = group_names(coding, column), group_of(coding, column, holdout)
+        found.append(
+            {
+                "column": column,
+                "source": "exact",
+                "capacity": asked.capacity,
+                "threshold": threshold,
+                "overall": overall,
+                "groups": [
+                    {"value": name, **measured(index == i)}
+                    for i, name in enumerate(names)
+                    if name not in (OTHER, MISSING) or (index == i).any()
+                ],
+            }
+        )
+    return found
+
+
+def _plain(group: Group) -> dict[str, Any]:
+    return {
+        "units": group.units,
+        "positives": group.positives,
+        "reason": group.reason,
+        "metrics": {name: estimate.to_dict() for name, estimate in group.metrics.items()},
+    }

@@ -1,0 +1,177 @@
+"""The section on utility by subgroup: groups beside each other, with intervals."""
+
+from __future__ import annotations
+
+from dp_risk.report import plots, svg
+from dp_risk.report.forms import DASH, printed
+from dp_risk.report.html import Cell, How, Shown, details, fill, section, table
+from dp_risk.report.sections.common import Facts, note, whose
+
+HOW = "subgroups"
+METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "calibration_gap": "Calibration gap",
+    "flagged_rate": "Flagged",
+    "true_positive_rate": "True positives",
+    "false_positive_rate": "False positives",
+}
+REASONS = {
+    "few_units": "fewer than 20 units",
+    "one_label": "one label only",
+    "few_positives": "fewer than 30 positives",
+    "few_negatives": "fewer than 30 negatives",
+}
+DRAWN = 24  # groups of a chart
+_OPEN = 12  # groups whose table is not folded
+_STEP = 22.0
+
+
+def subgroups(report: Facts) -> str:
+    """Show the utility of every group of every column asked for, or say why there is none."""
+    entries, why = report["subgroups"], report["subgroups_note"]
+    if not entries:
+        if not why:
+            return ""
+        return section("subgroups", "Utility by subgroup", f"<p>{fill('{}.', why)}</p>")
+    first = entries[0]
+    units = "records" if report["settings"].get("unit") == "account" else "units"
+    words = fill(
+        "Measured on held-out {} of public data, with 95 % intervals. Flagged are those whose "
+        "score is at least {}, which the highest {} of all reach; true and false positives are the "
+        "shares of a group's positives and negatives that are flagged. The calibration gap is the "
+        "mean score less the share of positives. AUPRC grows with the share of positives, so it is "
+        "no measure of one group against another. Each interval stands alone: among twenty, one "
+        "is expected to miss. The dashed line is all groups together.",
+        units,
+        Shown(value=first["threshold"], form="figures4"),
+        Shown(value=first["capacity"], form="percent"),
+    )
+    content = whose(report) + note(words, HOW) + "".join(_column(entry) for entry in entries)
+    return section("subgroups", "Utility by subgroup", content)
+
+
+def _column(entry: Facts) -> str:
+    drawn = _largest(entry["groups"])
+    chart = f"<figure>{plots.both(chart_of, entry, drawn)}</figure>"
+    if len(drawn) < len(entry["groups"]):
+        chart += note(f"Drawn: the {len(drawn)} groups with most units.")
+    lacking = any(group["reason"] is not None for group in entry["groups"])
+    head = (
+        *("Group", "Units", "Positives"),
+        *METRICS.values(),
+        *(["Missing because"] if lacking else []),
+    )
+    rows: list[list[Cell]] = [
+        [
+            value,
+            group["units"],
+            group["positives"],
+            *(_cell(metric, group["metrics"][metric]["value"]) for metric in METRICS),
+            *([REASONS.get(group["reason"], "")] if lacking else []),
+        ]
+        for value, group in _rows(entry)
+    ]
+    whole = table("By group", _linked(head), rows)
+    if len(rows) - 1 > _OPEN:
+        whole = details(f"Table of all {len(rows) - 1} groups", whole)
+    bounds: list[list[Cell]] = [
+        [value, name, *(_cell(metric, group["metrics"][metric][end]) for end in _ENDS)]
+        for metric, name in METRICS.items()
+        for value, group in _rows(entry)
+        if group["metrics"][metric]["value"] is not None
+    ]
+    head = ("Group", "Metric", "Value", "Low", "High")
+    intervals = details("Table of intervals", table("95 % intervals", _linked(head), bounds))
+    return f"<h3>{fill('By {}', entry['column'])}</h3>{chart}{whole}{intervals}"
+
+
+_ENDS = ("value", "low", "high")
+
+
+def _rows(entry: Facts) -> list[tuple[str, Facts]]:
+    return [("all", entry["overall"]), *((g["value"], g) for g in entry["groups"])]
+
+
+def _linked(head: tuple[str, ...]) -> list[str | How]:
+    plain = ("Group", "Metric", "Missing because")
+    return [name if name in plain else How(name=name, method=HOW) for name in head]
+
+
+def _cell(metric: str, value: float | None) -> Shown:
+    return Shown(value=value, form="signed3" if metric == "calibration_gap" else "number")
+
+
+def _largest(groups: list[Facts]) -> list[Facts]:
+    """Return the groups to draw, in their order."""
+    order = sorted(range(len(groups)), key=lambda i: -groups[i]["units"])
+    return [groups[i] for i in sorted(order[:DRAWN])]
+
+
+def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> str:
+    """Return a panel a metric: a dot and its interval for each group, a line for all units.
+
+    Parameters
+    ----------
+    entry : mapping
+        One of the report's `subgroups`.
+    groups : list of mapping
+        Those of its groups that are drawn.
+    width : float
+        Pixels.
+    cls : str
+        Class of the SVG element.
+    """
+    across, room = (1, 14) if width < 600 else (3, 22)
+    characters = min(max(len(g["value"]) for g in groups), room)
+    left = characters * svg.CHARACTER + 22
+    span, tall = (width - left) / across, 58 + _STEP * len(groups)
+    body = []
+    for number, metric in enumerate(METRICS):
+        row, place = divmod(number, across)
+        top, start = row * tall + 26, left + place * span
+        body.append(_panel(entry, groups, metric, start, start + span - 16, top))
+        if place == 0:
+            body += [
+                svg.text(left - 8, top + _STEP * (i + 0.5) + 4,
+                         svg.shorten(group["value"], characters), "label", "end")
+                for i, group in enumerate(groups)
+            ]  # fmt: skip
+    title = f"Utility by {entry['column']}: {len(METRICS)} metrics of {len(groups)} groups"
+    height = tall * -(-len(METRICS) // across)
+    return svg.picture(width, height, title, "".join(body), cls)
+
+
+def _panel(
+    entry: Facts, groups: list[Facts], metric: str, start: float, end: float, top: float
+) -> str:
+    overall = entry["overall"]["metrics"][metric]
+    facts = [group["metrics"][metric] for group in groups]
+    known = [f[name] for f in (*facts, overall) for name in _ENDS if f[name] is not None]
+    bottom = top + _STEP * len(groups)
+    body = [svg.text(start, top - 10, METRICS[metric], "axis-title")]
+    if not known:
+        return body[0] + svg.text(start, top + _STEP / 2 + 4, "unknown in all groups", "tick-text")
+    pad = 0.04 * max(max(known) - min(known), 1e-3)
+    x = svg.Scale(low=min(known) - pad, high=max(known) + pad, start=start, end=end)
+    marks = svg.ticks(x.low, x.high, 4)
+    step = marks[1] - marks[0] if len(marks) > 1 else 0.01
+    labels = [svg.tick_label(mark, step) for mark in marks]
+    for i in svg.thin([x(mark) for mark in marks], max(map(len, labels)) * svg.CHARACTER + 6):
+        body.append(svg.line(x(marks[i]), top, x(marks[i]), bottom, "grid"))
+        body.append(svg.text(x(marks[i]), bottom + 16, labels[i], "tick-text", "middle"))
+    body.append(svg.line(start, bottom, end, bottom, "axis"))
+    if overall["value"] is not None:
+        at = x(overall["value"])
+        body.append(svg.line(at, top, at, bottom, "reference c6 d1"))
+    for i, (group, fact) in enumerate(zip(groups, facts, strict=True)):
+        y = top + _STEP * (i + 0.5)
+        if fact["value"] is None:
+            body.append(svg.text(start + 4, y + 4, DASH, "tick-text"))
+            continue
+        body.append(svg.line(x(fact["low"]), y, x(fact["high"]), y, "whisker c0"))
+        form = "signed3" if metric == "calibration_gap" else "number"
+        value, low, high = (printed(fact[name], form) for name in _ENDS)
+        title = f"{group['value']}, {METRICS[metric]}: {value} ({low} to {high})"
+        body.append(svg.marker(0, x(fact["value"]), y, "mark c0", title))
+    return "".join(body)
