@@ -122,9 +122,9 @@ def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> st
     cls : str
         Class of the SVG element.
     """
-    across, room = (1, 14) if width < 600 else (3, 22)
-    characters = min(max(len(g["value"]) for g in groups), room)
-    left = characters * svg.CHARACTER + 22
+    across, room = (1, 95.0) if width < 600 else (3, 150.0)
+    room = min(max(svg.width(g["value"]) for g in groups), room)
+    left = room + 22
     span, tall = (width - left) / across, 58 + _STEP * len(groups)
     body = []
     for number, metric in enumerate(METRICS):
@@ -134,7 +134,7 @@ def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> st
         if place == 0:
             body += [
                 svg.text(left - 8, top + _STEP * (i + 0.5) + 4,
-                         svg.shorten(group["value"], characters), "label", "end")
+                         svg.shorten(group["value"], room), "label", "end")
                 for i, group in enumerate(groups)
             ]  # fmt: skip
     title = f"Utility by {entry['column']}: {len(METRICS)} metrics of {len(groups)} groups"
@@ -157,7 +157,7 @@ def _panel(
     marks = svg.ticks(x.low, x.high, 4)
     step = marks[1] - marks[0] if len(marks) > 1 else 0.01
     labels = [svg.tick_label(mark, step) for mark in marks]
-    for i in svg.thin([x(mark) for mark in marks], max(map(len, labels)) * svg.CHARACTER + 6):
+    for i in svg.thin([x(mark) for mark in marks], max(map(svg.width, labels)) + 6):
         body.append(svg.line(x(marks[i]), top, x(marks[i]), bottom, "grid"))
         body.append(svg.text(x(marks[i]), bottom + 16, labels[i], "tick-text", "middle"))
     body.append(svg.line(start, bottom, end, bottom, "axis"))
