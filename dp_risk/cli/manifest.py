@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
     folder : Path
         The run folder.
     but : sequence of str
-        Patterns of files that may differ.
+        Patterns of files that may differ, from the run folder on; `*` is any depth.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
         for p in folder.rglob("*")
         if p.is_file() and p != folder / MANIFEST
     }
-    names = (name for name in set(files) | there if not any(map(Path(name).match, but)))
+    names = (n for n in set(files) | there if not any(fnmatchcase(n, one) for one in but))
     for name in sorted(names):
         if name not in there:
             raise VerificationError(f"{folder / name}: missing")

@@ -23,7 +23,7 @@ from dp_risk.report.facts import SCHEMA_VERSION as NEWEST
 from dp_risk.report.reading import check_page, generator
 from dp_risk.report.render import drawing, render
 from dp_risk.report.validation import validate
-from dp_risk.types import VerificationError
+from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1
 
@@ -131,7 +131,11 @@ def verify(folder: Path, keys: Path | None) -> Found:
 
 def _attached(folder: Path, keys: Path | None, notes: Notes) -> None:
     """Check the audit in a run's folder like any other, by whoever it was signed."""
-    inside = verify(folder, keys)
+    try:
+        inside = verify(folder, keys)
+    except ConfigurationError as error:
+        # Nothing is wrong with what was asked: this folder lacks something.
+        raise VerificationError(str(error)) from None
     for line in inside.checked:
         notes.holds(f"its audit: {line}")
     for line in inside.not_checked:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from dp_risk.cli import main
+from dp_risk.cli.artefacts import signer
 from dp_risk.cli.manifest import check_unchanged
 from dp_risk.federation.operator import Operator
 from tests.deployment.loopback import SERVER, Loopback, loopback
@@ -80,6 +81,9 @@ def test_no_release_without_its_charge_and_none_twice(federation, finished):
 def test_the_record_is_signed_by_the_federation(federation, finished):
     manifest = check_unchanged(finished)
     assert manifest["public_key"] == federation.house.public_key
+    report = json.loads((finished / "report.json").read_text())
+    assert signer(report) == federation.house.public_key
+    assert all(site["statement"] for site in report["sites"])
     assert not (finished / "journal").exists()
     assert (finished / "report.html").exists()
 
