@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from dp_risk.report import derived
-from dp_risk.report.cautions import cautions
+from dp_risk.report.comparing import parts
+from dp_risk.report.comparing.cautions import cautions
+from dp_risk.report.comparing.measures import measures
+from dp_risk.report.comparing.rows import Row, apart, differing, row
 from dp_risk.report.facts import SCHEMA_VERSION
 from dp_risk.report.loose import leaf, listing, mapping, mappings, number
-from dp_risk.report.measures import measures
-from dp_risk.report.rows import Row, apart, differing, row
 from dp_risk.report.upgrade import upgrade
 from dp_risk.types import ConfigurationError
 
@@ -29,7 +30,9 @@ _OF_ONE_POINT = {
     *("epsilon_spent", "epsilon_target", "epsilon_lifetime", "epsilon_search", "sigma", "units"),
     *("rounds_abandoned", "answers_lost", "positives", "ridge", "trust", "seed"),
 }
-_SENTENCES = ("claim", "assumptions", "not_audited", "residual", "unprotected")
+_SENTENCES = (
+    *("claim", "assumptions", "audit_assumptions", "not_audited", "residual", "unprotected"),
+)
 _GLANCE = {
     "run": ("epsilon_spent", "delta", "unit", "adjacency", "trust", "max_colluding"),
     "frontier": ("trusts", "delta", "unit", "adjacency", "max_colluding"),
@@ -112,7 +115,7 @@ _EMPTY: dict[str, Any] = {
         name: []
         for name in (
             *("not_private", "sites", "dropped", "doubts", "charges", "shapes", "rounds"),
-            *("assumptions", "not_audited", "residual", "unprotected"),
+            *("assumptions", "audit_assumptions", "not_audited", "residual", "unprotected"),
         )
     },
     "settings": {},
@@ -145,6 +148,7 @@ def _compared(
         [{**r["versions"], **({"commit": r["commit"]} if r["commit"] else {})} for r in reports]
     )
     measured = measures(kind, reports)
+    checks = parts.checks(reports) if kind == "audit" else []
     letters = LETTERS[: len(runs)]
     unequal = [one for one in settings if not one["same"]]
     facts = {
@@ -164,21 +168,23 @@ def _compared(
         "glance": _glance(kind, reports, settings, measured),
         "settings": settings,
         "measures": measured,
-        "charges": _charges(reports),
-        "budgets": _budgets(reports),
-        "losses": _losses(reports) if kind == "run" else [],
+        "charges": parts.charges(reports),
+        "budgets": parts.budgets(reports),
+        "losses": parts.losses(reports) if kind == "run" else [],
         "sentences": {
             name: apart([[str(s) for s in listing(r[name])] for r in reports])
             for name in _SENTENCES
         },
         "sites": apart([[str(s.get("site")) for s in mappings(r["sites"])] for r in reports]),
-        "checks": _checks(reports) if kind == "audit" else [],
+        "checks": checks,
         "configuration": configuration,
         "versions": versions,
         "counts": {
             "runs": len(runs),
             "settings": len(settings),
             "settings_differ": len(unequal),
+            "settings_same": len(settings) - len(unequal),
+            "checks_same": sum(bool(one["same"]) for one in checks),
             "keys": len(configuration) + equal_keys,
             "keys_differ": len(configuration),
             "versions_same": equal_versions,
@@ -243,96 +249,11 @@ def _glance(
             for one in measured
             if one["key"] in ("auroc", "auprc")
         ]
-        rows += [one for one in _budgets(reports) if one["key"] == "left"]
+        rows += [one for one in parts.budgets(reports) if one["key"] == "left"]
         verdicts = [leaf(report["summary"].get("verdict")) for report in reports]
         rows.append(row("verdict", verdicts))
-        rows += [one for one in _losses(reports) if one["key"] in ("rounds_abandoned", "away")]
+        rows += [one for one in parts.losses(reports) if one["key"] in ("rounds_abandoned", "away")]
     return rows
-
-
-def _charges(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return a row for every split and purpose; several events of one purpose keep their order."""
-    found: list[dict[tuple[str, str, int], Any]] = []
-    for report in reports:
-        mine: dict[tuple[str, str, int], Any] = {}
-        for charge in mappings(report["charges"]):
-            place, n = (str(charge.get("split")), str(charge.get("purpose"))), 0
-            while (*place, n) in mine:
-                n += 1
-            mine[(*place, n)] = charge
-        found.append(mine)
-    out = []
-    for split, purpose, n in sorted({key for mine in found for key in mine}, key=_charge_order):
-        charges = [mapping(mine.get((split, purpose, n))) for mine in found]
-        parts = [
-            {
-                "value": number(charge.get("epsilon")),
-                "share": number(charge.get("share")),
-                "times": number(charge.get("times")),
-                "event": leaf(charge.get("event")),
-            }
-            for charge in charges
-        ]
-        one = row(purpose, [part["value"] for part in parts])
-        for cell, part in zip(one["cells"], parts, strict=True):
-            changed = any(
-                part[name] != parts[0][name] for name in ("event", "times")
-            )
-            cell |= part | ({"way": "other"} if changed and cell["way"] == "same" else {})
-        one["same"] = all(cell["way"] in ("reference", "same") for cell in one["cells"])
-        out.append({**one, "split": split})
-    return out
-
-
-_PURPOSES = ("counts", "training", "score_bins", "evaluation")
-
-
-def _charge_order(key: tuple[str, str, int]) -> tuple[Any, ...]:
-    split, purpose, n = key
-    rank = _PURPOSES.index(purpose) if purpose in _PURPOSES else len(_PURPOSES)
-    return split == "holdout", split, rank, purpose, n
-
-
-def _budgets(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return the lifetime budget of the site with least left."""
-    found = [mapping(report["summary"].get("budget")) for report in reports]
-    if not any(found):
-        return []
-    values: dict[str, Callable[[Any], Any]] = {"site": leaf}
-    return [
-        row(name, [values.get(name, number)(one.get(name)) for one in found])
-        for name in ("left", "of", "run", "rest", "site")
-    ]
-
-
-def _losses(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return how many rounds, answers and sites were lost; empty where nothing was."""
-    settings = [report["settings"] for report in reports]
-    losses = [mapping(report["losses"]) for report in reports]
-    rows = [
-        *(
-            row(name, [number(one.get(name)) for one in settings])
-            for name in ("rounds_abandoned", "answers_lost")
-        ),
-        *(
-            row(name, [len(listing(one.get(name))) for one in losses])
-            for name in ("away", "dropped", "doubts")
-        ),
-    ]
-    return [one for one in rows if any(cell["value"] for cell in one["cells"])]
-
-
-def _checks(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return a row for every check of an audit: passed, failed, or not made."""
-    found = [
-        {
-            str(check.get("name")): "passed" if check.get("passed") is True else "failed"
-            for check in mappings(mapping(report["audit"]).get("checks"))
-        }
-        for report in reports
-    ]
-    names = dict.fromkeys(name for one in found for name in one)
-    return [row(name, [one.get(name, "not made") for one in found]) for name in names]
 
 
 def _flat(text: Any) -> dict[str, str]:
@@ -346,8 +267,10 @@ def _flat(text: Any) -> dict[str, str]:
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, Mapping) and (value or not place):
-            waiting += [(f"{place}.{key}" if place else str(key), item)
-                        for key, item in reversed(value.items())]
+            waiting += [
+                (f"{place}.{key}" if place else str(key), item)
+                for key, item in reversed(list(value.items()))
+            ]
         else:
             out[place] = value if isinstance(value, str) else json.dumps(value, default=str)
     return out

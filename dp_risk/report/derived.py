@@ -67,7 +67,7 @@ def _verdict(report: Facts) -> dict[str, Any]:
             else [words.NOT_PROVED]
         )
         return {"verdict": audit["verdict"], "verdict_words": lines}
-    if report["not_private"]:
+    if report["not_private"] or report["kind"] == "comparison":
         return {"verdict": NO_CLAIM, "verdict_words": []}
     return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED]}
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dp_risk.report.comparing.rows import Row, row, way
 from dp_risk.report.loose import mapping, mappings, number
-from dp_risk.report.rows import Row, way
 
 Facts = Mapping[str, Any]
 _POINTS = ("auroc", "auprc")
@@ -90,8 +90,8 @@ def _stands(first: Facts, cell: Facts) -> str:
     return way(first["value"], cell["value"])
 
 
-def _pairs(row: Row) -> list[list[int]]:
-    cells = row["cells"]
+def _pairs(one: Row) -> list[list[int]]:
+    cells = one["cells"]
     return [
         [i, j]
         for i, j in itertools.combinations(range(len(cells)), 2)
@@ -102,30 +102,28 @@ def _pairs(row: Row) -> list[list[int]]:
 def _bounds(reports: Sequence[Facts]) -> list[dict[str, Any]]:
     """Return lower bounds on epsilon by method, each beside its claim."""
     audits = [mapping(report["audit"]) for report in reports]
-    found: list[dict[str, Facts]] = []
-    for audit in audits:
-        rows = {str(result.get("method")): result for result in mappings(audit.get("results"))}
-        gate = mapping(audit.get("gate"))
-        found.append({**rows, "gate": gate} if gate.get("epsilon_lower_bound") is not None else rows)
+    found = [_methods(audit) for audit in audits]
     labels = dict.fromkeys(label for one in found for label in one)
     rows = []
     for label in labels:
         cells = [
             {
-                "value": number(mapping(one.get(label)).get("epsilon_lower_bound")),
+                "value": number(one.get(label, {}).get("epsilon_lower_bound")),
                 "low": None,
                 "high": None,
                 "claimed": number(audit.get("claimed_epsilon")),
-                "ceiling": number(mapping(one.get(label)).get("ceiling")),
+                "ceiling": number(one.get(label, {}).get("ceiling")),
             }
             for one, audit in zip(found, audits, strict=True)
         ]
-        ways = ["reference", *(way(cells[0]["value"], cell["value"]) for cell in cells[1:])]
-        rows.append(
-            {
-                "label": label,
-                "cells": [cell | {"way": w} for cell, w in zip(cells, ways, strict=True)],
-                "same": all(w in ("reference", "same") for w in ways),
-            }
-        )
+        compared = row(label, [cell["value"] for cell in cells])
+        cells = [a | b for a, b in zip(cells, compared["cells"], strict=True)]
+        rows.append({"label": label, "cells": cells, "same": compared["same"]})
     return [{"key": "lower_bound", "rows": rows, "unclear": []}] if rows else []
+
+
+def _methods(audit: Facts) -> dict[str, Facts]:
+    """Return the results of an audit by method, the gate's last."""
+    found: dict[str, Facts] = {str(r.get("method")): r for r in mappings(audit.get("results"))}
+    gate = mapping(audit.get("gate"))
+    return found if gate.get("epsilon_lower_bound") is None else {**found, "the gate": gate}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dp_risk.audit.findings import FALSIFIED
+from dp_risk.report.comparing.rows import way
 from dp_risk.report.loose import leaf, listing, mapping, mappings
-from dp_risk.report.rows import way
 
 Facts = Mapping[str, Any]
 _PAIRS_NAMED = 6
@@ -82,7 +82,10 @@ def _scope(kind: str, letters: str, reports: Sequence[Facts]) -> list[tuple[str,
     found: list[Facts] = [report["settings"] for report in reports]
     if kind == "audit":
         found = [
-            {**mapping(mapping(r["audit"]).get("subject")), "delta": mapping(r["audit"]).get("delta")}
+            {
+                **mapping(mapping(r["audit"]).get("subject")),
+                "delta": mapping(r["audit"]).get("delta"),
+            }
             for r in reports
         ]
     if kind == "frontier":
