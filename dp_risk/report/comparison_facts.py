@@ -12,7 +12,7 @@ import yaml
 from dp_risk.report import derived
 from dp_risk.report.comparing import parts
 from dp_risk.report.comparing.cautions import cautions
-from dp_risk.report.comparing.measures import measures
+from dp_risk.report.comparing.measures import measures, near_one
 from dp_risk.report.comparing.rows import Row, apart, differing, row
 from dp_risk.report.facts import SCHEMA_VERSION
 from dp_risk.report.loose import leaf, listing, mapping, mappings, number
@@ -192,7 +192,7 @@ def _compared(
     }
     words = [
         f"A, {runs[0].name}, is the reference; everything else is marked where it is not the same.",
-        f"Of {len(settings)} settings that the claim depends on {len(unequal)} differ, and of "
+        f"Of {len(settings)} settings and figures of the claim {len(unequal)} differ, and of "
         f"{len(configuration) + equal_keys} keys of the configuration {len(configuration)}.",
     ]
     return {"claim": words, "comparison": facts}
@@ -231,6 +231,12 @@ def _glance(
 ) -> list[Row]:
     """Return the few rows that a decision hangs on."""
     known = {one["key"]: one for one in settings}
+    if kind == "run":
+        spent = [
+            "none claimed" if report["not_private"] else number(report["settings"].get("epsilon_spent"))
+            for report in reports
+        ]
+        known["epsilon_spent"] = row("epsilon_spent", spent)
     rows = [known[name] for name in _GLANCE[kind] if name in known]
     if len({report["subject"] for report in reports}) > 1:
         rows.insert(0, row("dataset", [report["subject"] for report in reports]))
@@ -242,6 +248,14 @@ def _glance(
             *rows,
             row("lower_bound", [number(one.get("epsilon_lower_bound")) for one in chosen]),
             row("failures", [number(audit.get("failures")) for audit in audits]),
+        ]
+    if kind == "frontier":
+        near = near_one(reports)
+        rows += [
+            {**line, "key": one["key"]}
+            for one in measured
+            for line in one["rows"]
+            if one["key"] == "auroc" and line["label"] in near
         ]
     if kind == "run":
         rows += [

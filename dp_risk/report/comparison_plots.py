@@ -37,12 +37,14 @@ def dots(measure: Facts, runs: Sequence[Facts], title: str, *, width: float, cls
     x = svg.Scale(low=low, high=high, start=start, end=end)
     at, body, groups = 6.0, [], []
     for row in measure["rows"]:
+        if not _drawn(row["cells"]):
+            continue
         if row.get("label"):
             room = int((width - 8) / svg.CHARACTER)
             groups.append(svg.text(0, at + 14, svg.shorten(str(row["label"]), room), "group"))
             at += _HEADING
         groups.append(_group(row["cells"], names, characters, at, x, compact))
-        at += _STEP * len(runs) + 8
+        at += _STEP * _drawn(row["cells"]) + 8
     bottom = at
     marks = svg.ticks(low, high, 4 if compact else 8)
     step = marks[1] - marks[0] if len(marks) > 1 else max(high - low, 1e-6)
@@ -86,7 +88,7 @@ def _group(
 ) -> str:
     """Return the dots of one row, the reference's interval behind them."""
     out, first = [], cells[0]
-    base = top + _STEP * len(cells)
+    base = top + _STEP * _drawn(cells)
     if first["low"] is not None and first["high"] is not None:
         a, b = x(first["low"]), x(first["high"])
         out.append(
@@ -95,22 +97,25 @@ def _group(
         )
     if first["value"] is not None:
         out.append(svg.line(x(first["value"]), top, x(first["value"]), base, "reference c0 d0"))
-    for i, (cell, words) in enumerate(zip(cells, names, strict=True)):
-        y, colour = top + _STEP * (i + 0.5), i % 7
+    shown = [i for i, cell in enumerate(cells) if cell["value"] is not None]
+    for rank, i in enumerate(shown):
+        cell, words = cells[i], names[i]
+        y, colour = top + _STEP * (rank + 0.5), i % 7
         out.append(svg.text(x.start - 10, y + 4, svg.shorten(words, characters), "label", "end"))
         if cell.get("claimed") is not None:
             out.append(svg.line(x(cell["claimed"]), y - 9, x(cell["claimed"]), y + 9, "claimed"))
-        if cell["value"] is None:
-            out.append(svg.text(x.end + 10, y + 4, "none", "tick-text"))
-            continue
         if cell["low"] is not None and cell["high"] is not None:
             a, b = x(cell["low"]), x(cell["high"])
             out.append(svg.line(a, y, b, y, f"reach c{colour}"))
             out += [svg.line(end, y - 5, end, y + 5, f"reach c{colour}") for end in (a, b)]
         out.append(svg.marker(i, x(cell["value"]), y, f"mark c{colour}", _said(cell)))
-        shown = number(cell["value"]) if compact else _said(cell)
-        out.append(svg.text(x.end + 10, y + 4, shown, "label"))
+        said = number(cell["value"]) if compact else _said(cell)
+        out.append(svg.text(x.end + 10, y + 4, said, "label"))
     return "".join(out)
+
+
+def _drawn(cells: Sequence[Facts]) -> int:
+    return sum(cell["value"] is not None for cell in cells)
 
 
 def _said(cell: Facts) -> str:

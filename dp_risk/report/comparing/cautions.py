@@ -125,29 +125,36 @@ def _utility(letters: str, reports: Sequence[Facts]) -> list[tuple[str, str]]:
 
 
 def _intervals(kind: str, letters: str, measured: Sequence[Facts]) -> list[tuple[str, str]]:
-    out = []
+    """Say which runs the intervals of AUROC and AUPRC cannot tell apart."""
+    found: dict[str, list[str]] = {}
     for one in measured:
         if one["key"] not in ("auroc", "auprc"):
             continue
-        name = one["key"].upper()
-        if kind == "frontier":
-            cells = [cell for row in one["rows"] for cell in row["cells"][1:]]
-            unclear = sum(cell["way"] == "unclear" for cell in cells)
-            if unclear:
-                out.append(
-                    ("intervals", f"{name}: at {unclear} of {len(cells)} points the intervals over "
-                     "seeds overlap that of A, or there is one seed only. Cannot tell which is "
-                     "better.")
-                )  # fmt: skip
-        elif one["unclear"]:
-            pairs = [f"{letters[i]} and {letters[j]}" for i, j in one["unclear"]]
-            of = len(letters) * (len(letters) - 1) // 2
-            who = ", ".join(pairs) if len(pairs) <= _PAIRS_NAMED else f"{len(pairs)} of {of} pairs"
-            out.append(
-                ("intervals", f"{name}: the intervals of {who} overlap. Cannot tell which is "
-                 "better.")
-            )  # fmt: skip
-    return out
+        cells = [cell for row in one["rows"] for cell in row["cells"][1:]]
+        unclear = sum(cell["way"] == "unclear" for cell in cells)
+        if kind == "frontier" and unclear:
+            words = (
+                f"at {unclear} of {len(cells)} points the intervals over seeds overlap that of A, "
+                "or there is one seed only"
+            )
+            found.setdefault(words, []).append(one["key"].upper())
+        elif kind == "run" and one["unclear"]:
+            words = _pairs(letters, one["unclear"])
+            found.setdefault(words, []).append(one["key"].upper())
+    return [
+        ("intervals", f"{_all(names)}: {words}. Cannot tell which is better.")
+        for words, names in found.items()
+    ]
+
+
+def _pairs(letters: str, unclear: Sequence[Sequence[int]]) -> str:
+    of = len(letters) * (len(letters) - 1) // 2
+    if len(unclear) == of:
+        return f"the intervals of {_all(letters)} overlap"
+    if len(unclear) > _PAIRS_NAMED:
+        return f"the intervals of {len(unclear)} of {of} pairs overlap"
+    pairs = [f"{letters[i]} with {letters[j]}" for i, j in unclear]
+    return f"intervals overlap, {', '.join(pairs)}"
 
 
 def _ledgers(letters: str, reports: Sequence[Facts]) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,24 @@ def _points(report: Facts) -> list[tuple[str, str | None, Facts]]:
         for metric in _POINTS
         if point.get(metric)
     ]
+
+
+def near_one(reports: Sequence[Facts]) -> list[str]:
+    """Return the labels of a frontier's points next to epsilon 1, and of its lines without noise.
+
+    Baselines apart: they were not trained here.
+    """
+    out = []
+    for frontier in (mapping(report["frontier"]) for report in reports):
+        for line in mappings(frontier.get("series")):
+            points = mappings(line.get("points"))
+            points = [point for point in points if (number(point.get("epsilon")) or 0) > 0]
+            if points and not line.get("baseline"):
+                near = min(points, key=lambda p: abs(math.log(p["epsilon"])))
+                out.append(f"{line.get('label')}, {_at(near)}")
+        lines = mappings(frontier.get("references"))
+        out += [str(line.get("label")) for line in lines if not line.get("baseline")]
+    return out
 
 
 def _at(point: Facts) -> str:

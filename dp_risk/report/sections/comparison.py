@@ -324,7 +324,8 @@ def compared(report: Facts) -> str:
 def _line(row: Facts, fields: Mapping[str, Field], of: str) -> Line:
     key = row["key"]
     if key in ("auroc", "auprc"):
-        return line(How(name=_metric(key), method=_MEASURES[of]), row, draw=_estimate)
+        of_point = f", {row['label']}" if row.get("label") else ""
+        return line(How(name=_metric(key) + of_point, method=_MEASURES[of]), row, draw=_estimate)
     words, how, form = fields.get(key, (None, "recorded", "figures4"))
     name = How(name=words or str(key).replace("_", " "), method=how)
     return line(name, row, form)

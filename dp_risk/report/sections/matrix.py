@@ -101,11 +101,7 @@ def matrix(caption: str, runs: Sequence[Facts], lines: Sequence[Line]) -> Markup
     )
     body = "".join(
         f'<tr class="{"even" if one.same else "differs"}"><th scope="row">{name(one.name)}</th>'
-        + "".join(
-            f'<td class="{esc(way)}">{tag(i, runs[i])}<span class="said">{sign(way)}{show(cell)}'
-            "</span></td>"
-            for i, (cell, way) in enumerate(zip(one.cells, one.ways, strict=True))
-        )
+        + _cells(one, runs)
         + "</tr>"
         for one in lines
     )
@@ -114,6 +110,22 @@ def matrix(caption: str, runs: Sequence[Facts], lines: Sequence[Line]) -> Markup
         f'<table class="matrix"><caption>{esc(caption)}</caption><thead><tr><td></td>{heads}</tr>'
         f"</thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _cells(one: Line, runs: Sequence[Facts]) -> str:
+    """Return a cell a run, or one for all where they say the same."""
+    shown = [show(cell) for cell in one.cells]
+    if one.same and len(set(map(_words, shown))) == 1:
+        return f'<td colspan="{len(runs)}"><span class="said">{shown[0]} <i>all</i></span></td>'
+    return "".join(
+        f'<td class="{esc(way)}">{tag(i, runs[i])}<span class="said">{sign(way)}{cell}</span></td>'
+        for i, (cell, way) in enumerate(zip(shown, one.ways, strict=True))
+    )
+
+
+def _words(cell: str) -> str:
+    small = re.sub(r"<small[^>]*>(.*?)</small>", r"(\1)", cell)
+    return unescape(re.sub(r"<[^>]*>", "", small))
 
 
 def plain(name: Name) -> str:
@@ -126,8 +138,7 @@ def texts(one: Line) -> list[str]:
     found = []
     for cell, way in zip(one.cells, one.ways, strict=True):
         mark = f"{SIGNS[way][0]} " if way in SIGNS else ""
-        words = re.sub(r"<[^>]*>", "", show(cell))
-        found.append(mark + unescape(words))
+        found.append(mark + _words(show(cell)))
     return found
 
 
