@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dp_risk.cli.artefacts import check_unchanged, read_json, run_folder, sign
+from dp_risk.cli import artefacts, manifest
 from dp_risk.cli.display import console
-from dp_risk.federation.files import write
+from dp_risk.cli.folders import read_json, run_folder
+from dp_risk.privacy.keys import Key
 from dp_risk.report.comparison_facts import FEWEST, MOST, Compared, build_comparison
 from dp_risk.report.facts import SCHEMA_VERSION
-from dp_risk.report.render import render
 from dp_risk.report.sections.comparison import at_a_glance
-from dp_risk.report.validation import validate
 from dp_risk.types import ConfigurationError
 
 
-def compare(folders: Sequence[Path], out: Path | None) -> None:
+def compare(folders: Sequence[Path], out: Path | None, *, key: Key | None) -> None:
     """Write a folder that holds runs side by side, signed, and say what differs.
 
     Parameters
@@ -32,6 +30,8 @@ def compare(folders: Sequence[Path], out: Path | None) -> None:
         Two to eight run folders of one kind; the first is the reference.
     out : Path or None
         The new folder; None: one under ``runs/``.
+    key : Key or None
+        Signs it; None is this user's.
 
     Raises
     ------
@@ -53,12 +53,9 @@ def compare(folders: Sequence[Path], out: Path | None) -> None:
         _check_out(out, places)
     runs = [_read(folder, name) for folder, name in zip(folders, names(places), strict=True)]
     report = build_comparison(runs)
-    validate(report)
-    page = render(report)
     folder = run_folder(None if out is None else str(out), "compare", None)
-    write(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    write(folder / "report.html", page)
-    sign(folder)
+    artefacts.write_facts(folder, report, html=True, key=key)
+    manifest.sign(folder, key)
     show(console(), report, folder)
 
 
@@ -83,11 +80,11 @@ def _check_out(out: Path, places: Sequence[Path]) -> None:
 
 def _read(folder: Path, name: str) -> Compared:
     # The page may be an older one: it is not read.
-    manifest = check_unchanged(folder, but=("report.html",))
-    path = folder / "report.json"
+    signed = manifest.check_unchanged(folder, but=(artefacts.PAGE,))
+    path = folder / artefacts.REPORT
     report = read_json(path, newest=SCHEMA_VERSION)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Compared(name=name, report=report, digest=digest, signer=manifest.get("public_key"))
+    return Compared(name=name, report=report, digest=digest, signer=str(signed["public_key"]))
 
 
 def show(screen: Console, report: Mapping[str, Any], folder: Path) -> None:
@@ -107,4 +104,4 @@ def show(screen: Console, report: Mapping[str, Any], folder: Path) -> None:
         f"{counts['settings_differ']} of {counts['settings']} settings and "
         f"{counts['keys_differ']} of {counts['keys']} keys of the configuration differ"
     )
-    screen.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
+    screen.print(Text(f"report: {folder / artefacts.PAGE}"), soft_wrap=True)

@@ -20,6 +20,7 @@ from dp_risk.report.upgrade import upgrade
 from dp_risk.types import ConfigurationError
 
 FEWEST, MOST = 2, 8
+KIND = "comparison"
 KINDS = {"run": "runs", "frontier": "frontiers", "audit": "audits"}
 LETTERS = "ABCDEFGH"
 # Of any two runs these differ, and nothing follows.
@@ -98,7 +99,7 @@ def build_comparison(runs: Sequence[Compared]) -> dict[str, Any]:
         {
             **_EMPTY,
             "schema_version": SCHEMA_VERSION,
-            "kind": "comparison",
+            "kind": KIND,
             "title": f"{len(runs)} {KINDS[kind]} side by side",
             "subject": ", ".join(dict.fromkeys(str(r["subject"]) for r in reports if r["subject"]))
             or None,
@@ -195,7 +196,7 @@ def _compared(
         f"Of {len(settings)} settings and figures of the claim {len(unequal)} differ, and of "
         f"{len(configuration) + equal_keys} keys of the configuration {len(configuration)}.",
     ]
-    return {"claim": words, "comparison": facts}
+    return {"claim": words, KIND: facts}
 
 
 def _settings(kind: str, reports: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -232,10 +233,9 @@ def _glance(
     """Return the few rows that a decision hangs on."""
     known = {one["key"]: one for one in settings}
     if kind == "run":
-        spent = [
-            "none claimed" if report["not_private"] else number(report["settings"].get("epsilon_spent"))
-            for report in reports
-        ]
+        spent = [leaf(report["settings"].get("epsilon_spent")) for report in reports]
+        for i, report in enumerate(reports):
+            spent[i] = "none claimed" if report["not_private"] else spent[i]
         known["epsilon_spent"] = row("epsilon_spent", spent)
     rows = [known[name] for name in _GLANCE[kind] if name in known]
     if len({report["subject"] for report in reports}) > 1:
