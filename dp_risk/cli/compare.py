@@ -63,7 +63,7 @@ def names(places: Sequence[Path]) -> list[str]:
     """Return names of folders: the last step of each path, and as many more as tell them apart."""
     longest = max(len(place.parts) for place in places)
     for steps in range(1, longest + 1):
-        found = ["/".join(place.parts[-steps:]) or str(place) for place in places]
+        found = [str(Path(*place.parts[-steps:])) for place in places]
         if len(set(found)) == len(found):
             return found
     return [str(place) for place in places]

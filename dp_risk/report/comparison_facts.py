@@ -242,7 +242,11 @@ def _glance(
         rows.insert(0, row("dataset", [report["subject"] for report in reports]))
     if kind == "audit":
         audits = [mapping(report["audit"]) for report in reports]
-        chosen = [mapping(audit.get("chosen")) for audit in audits]
+        results = [mappings(audit.get("results")) for audit in audits]
+        chosen = [
+            mapping(audit.get("chosen")) or mapping(found[0] if found else None)
+            for audit, found in zip(audits, results, strict=True)
+        ]
         return [
             row("verdict", [leaf(audit.get("verdict")) for audit in audits]),
             *rows,

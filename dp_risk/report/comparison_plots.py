@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.report import svg
-from dp_risk.report.forms import number
+from dp_risk.report.forms import number, rounded_down
 
 Facts = Mapping[str, Any]
 _STEP, _HEADING = 27.0, 24.0
@@ -109,7 +109,7 @@ def _group(
             out.append(svg.line(a, y, b, y, f"reach c{colour}"))
             out += [svg.line(end, y - 5, end, y + 5, f"reach c{colour}") for end in (a, b)]
         out.append(svg.marker(i, x(cell["value"]), y, f"mark c{colour}", _said(cell)))
-        said = number(cell["value"]) if compact else _said(cell)
+        said = _figure(cell) if compact else _said(cell)
         out.append(svg.text(x.end + 10, y + 4, said, "label"))
     return "".join(out)
 
@@ -118,8 +118,15 @@ def _drawn(cells: Sequence[Facts]) -> int:
     return sum(cell["value"] is not None for cell in cells)
 
 
+def _figure(cell: Facts) -> str:
+    """Return a figure as the table has it: a bound is rounded down."""
+    if cell.get("claimed") is not None:
+        return rounded_down(cell["value"], 3)
+    return number(cell["value"])
+
+
 def _said(cell: Facts) -> str:
-    words = number(cell["value"])
+    words = _figure(cell)
     if cell["low"] is not None and cell["high"] is not None:
         words += f" ({number(cell['low'])}\u2013{number(cell['high'])})"
     if cell.get("claimed") is not None:

@@ -105,7 +105,7 @@ def _scope(kind: str, letters: str, reports: Sequence[Facts]) -> list[tuple[str,
 def _data(letters: str, reports: Sequence[Facts]) -> list[tuple[str, str]]:
     subjects = [report["subject"] for report in reports]
     if len(set(subjects)) > 1:
-        words = "The data sets differ: {}. Utility on one says nothing about the other."
+        words = "The data sets differ: {}. What was measured on one says nothing about the other."
         return [("dataset", words.format(_values(letters, subjects)))]
     return []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from dp_risk.report.loose import mapping, mappings, number
 
 Facts = Mapping[str, Any]
 _POINTS = ("auroc", "auprc")
+_ENDS = ("value", "low", "high")
+_GUESSES = re.compile(r", [\d,]+ guesses$")
 
 
 def measures(kind: str, reports: Sequence[Facts]) -> list[dict[str, Any]]:
@@ -87,7 +90,7 @@ def _at(point: Facts) -> str:
 
 
 def _row(label: str | None, estimates: Sequence[Facts]) -> Row:
-    cells = [{name: number(e.get(name)) for name in ("value", "low", "high")} for e in estimates]
+    cells = [{name: number(e.get(name)) for name in _ENDS} for e in estimates]
     ways = ["reference", *(_stands(cells[0], cell) for cell in cells[1:])]
     return {
         "label": label,
@@ -99,8 +102,8 @@ def _row(label: str | None, estimates: Sequence[Facts]) -> Row:
 def _stands(first: Facts, cell: Facts) -> str:
     """Return how an estimate stands to the reference's."""
     if first["value"] is None or cell["value"] is None:
-        return "same" if first == cell else "absent"
-    if first == cell:
+        return "same" if first["value"] == cell["value"] else "absent"
+    if all(first[name] == cell[name] for name in _ENDS):
         return "same"
     if None in (first["low"], first["high"], cell["low"], cell["high"]):
         return "unclear"
@@ -143,6 +146,11 @@ def _bounds(reports: Sequence[Facts]) -> list[dict[str, Any]]:
 
 def _methods(audit: Facts) -> dict[str, Facts]:
     """Return the results of an audit by method, the gate's last."""
-    found: dict[str, Facts] = {str(r.get("method")): r for r in mappings(audit.get("results"))}
+    # How many guesses an audit made is its own; the method is the same.
+    found: dict[str, Facts] = {
+        _GUESSES.sub("", str(result.get("method"))): result
+        for result in reversed(mappings(audit.get("results")))
+    }
+    found = dict(reversed(found.items()))
     gate = mapping(audit.get("gate"))
     return found if gate.get("epsilon_lower_bound") is None else {**found, "the gate": gate}

@@ -151,7 +151,7 @@ def _measured(label: str, row: Facts, how: str) -> Line:
 
 
 def _metric(key: str) -> str:
-    return "lower bound on epsilon" if key == "lower_bound" else METRIC_WORDS.get(key, key)
+    return "Lower bound on epsilon" if key == "lower_bound" else METRIC_WORDS.get(key, key)
 
 
 def _estimate(cell: Facts) -> object:
