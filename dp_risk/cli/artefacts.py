@@ -89,18 +89,19 @@ def write_report(folder: Path, *, html: bool, key: keys.Key | None = None) -> No
     key : Key, optional
         Signs it; None is this user's.
     """
-    _write_report(folder, facts(folder), html=html, key=key)
+    write_facts(folder, facts(folder), html=html, key=key)
 
 
 def write_audit_report(folder: Path, *, html: bool) -> None:
     """Build `report.json` from `audit.json`, sign it with this user's key, and render it."""
     report = audit_facts(folder, versions(), commit())
-    _write_report(folder, report, html=html, key=None)
+    write_facts(folder, report, html=html, key=None)
 
 
-def _write_report(
+def write_facts(
     folder: Path, report: Mapping[str, Any], *, html: bool, key: keys.Key | None
 ) -> None:
+    """Sign facts, with this user's key where none is given, write them, and render them."""
     text = json.dumps(_signed(report, key or signing_key()), indent=2) + "\n"
     write(folder / REPORT, text)
     if html:

@@ -156,10 +156,23 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--out", type=Path, help="Parquet file (default: FILE.scores.parquet)")
     verb.set_defaults(act=_score)
 
-    verb = add(verbs, "report", "render a run's report again and sign it", "report runs/mine")
-    verb.add_argument("run", type=Path, metavar="RUN")
+    verb = add(
+        verbs,
+        "report",
+        "render a run's report again and sign it, or put runs side by side",
+        "report runs/mine\n  dp-risk report --compare runs/mine runs/other",
+    )
+    verb.add_argument("run", type=Path, nargs="?", metavar="RUN")
     verb.add_argument("--key", type=Path, help="signs the manifest (default: this user's key)")
     verb.add_argument("--audit", type=Path, metavar="AUDIT", help="put this audit into the report")
+    verb.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="two to eight runs, frontiers or audits; the first is the reference",
+    )
+    verb.add_argument("--out", type=Path, help="new folder of the comparison (default: in runs/)")
     verb.set_defaults(act=_report)
 
     verb = add(
@@ -316,7 +329,19 @@ def _report(options: argparse.Namespace) -> None:
     from dp_risk.cli import artefacts, manifest
     from dp_risk.privacy import keys
 
+    if (options.run is None) == (options.compare is None):
+        raise ConfigurationError("report: takes one RUN, or --compare RUN RUN ...")
+    if options.out is not None and options.compare is None:
+        raise ConfigurationError("report: --out goes with --compare only")
+    if options.audit is not None and options.compare is not None:
+        raise ConfigurationError("report: --audit goes into one RUN, not into a comparison")
+
     key = None if options.key is None else keys.load(options.key)
+    if options.compare is not None:
+        from dp_risk.cli.compare import compare
+
+        compare(options.compare, options.out, key=key)
+        return
     if options.audit is not None:
         artefacts.attach(options.run, options.audit, key=key)
         print(f"written: {options.run / artefacts.PAGE}")

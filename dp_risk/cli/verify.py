@@ -19,6 +19,7 @@ from dp_risk.cli import agreement, artefacts, evidence
 from dp_risk.cli.folders import read_json
 from dp_risk.cli.manifest import MANIFEST, check_unchanged, trusted
 from dp_risk.privacy.entries import GARBLED
+from dp_risk.report.comparison_facts import KIND as COMPARISON
 from dp_risk.report.facts import SCHEMA_VERSION as NEWEST
 from dp_risk.report.reading import check_page, generator
 from dp_risk.report.render import drawing, render
@@ -183,6 +184,10 @@ def _report(folder: Path, notes: Notes) -> None:
         return
     validate(report)
     notes.holds(f"report.json has the published form of version {NEWEST}")
+    if report["kind"] == COMPARISON:
+        compared = ", ".join(str(run["name"]) for run in report[COMPARISON]["runs"])
+        notes.missing(f"the folders that were compared, {compared}: verify each of them")
+        return
     otherwise = agreement.check(folder, report)
     notes.holds("the facts of report.json follow from the files beside it")
     if otherwise is not None:

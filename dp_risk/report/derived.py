@@ -51,7 +51,9 @@ def complete(report: Facts) -> dict[str, Any]:
 
 
 def _trusts(report: Facts) -> list[str]:
-    found = {str(line.get("trust")) for line in (report.get("frontier") or {}).get("series") or []}
+    lines = (report.get("frontier") or {}).get("series") or []
+    labels = {str(line.get("label")).partition(", ")[0] for line in lines if not line["baseline"]}
+    found = {trust for trust, label in words.SERIES_WORDS.items() if label in labels}
     found |= {str(report["settings"].get("trust")), str(_subject(report).get("trust"))}
     return sorted(found & set(words.TRUST_WORDS))
 
@@ -69,7 +71,7 @@ def _verdict(report: Facts) -> dict[str, Any]:
             else [words.NOT_PROVED]
         )
         return {"verdict": audit["verdict"], "verdict_words": lines}
-    if report["not_private"]:
+    if report["not_private"] or report["kind"] == "comparison":
         return {"verdict": NO_CLAIM, "verdict_words": []}
     return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED]}
 

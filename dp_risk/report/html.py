@@ -157,10 +157,10 @@ def section(anchor: str, heading: str, content: str) -> Markup:
     )
 
 
-def details(summary: str, content: str, *, opened: bool = False) -> Markup:
+def details(summary: object, content: str, *, opened: bool = False) -> Markup:
     """Return a folded block; `content` is HTML."""
     flag = " open" if opened else ""
-    return Markup(f"<details{flag}><summary>{esc(summary)}</summary>{content}</details>")
+    return Markup(f"<details{flag}><summary>{show(summary)}</summary>{content}</details>")
 
 
 def bullets(items: Sequence[object]) -> Markup:

@@ -264,6 +264,14 @@ METHODS: dict[str, Method] = {
         "a fair coin of the auditor's, so the figures are heuristic and decide nothing.",
         source="Zarifzadeh, Liu & Shokri 2024. audit.json: evidence.membership.",
     ),
+    "compared": Method(
+        name="Comparison",
+        words="Every figure is the one of the run's own report.json, whose SHA-256 stands in the "
+        "table of folders. Figures within 0.01 % of each other count as the same. Two estimates "
+        "are told apart only where their 95 % intervals do not overlap, which is stricter than a "
+        "test on the same held-out units would be.",
+        source="report.json: comparison.",
+    ),
     "statement": Method(
         name="Ledger statement",
         words="What a site says that it charged for this run: signed with the site's key, with "

@@ -6,6 +6,7 @@ from dp_risk.report.sections.audit import AUDIT_SECTIONS
 from dp_risk.report.sections.charges import charges, search
 from dp_risk.report.sections.claim import claim
 from dp_risk.report.sections.common import Section
+from dp_risk.report.sections.comparison import COMPARISON_SECTIONS
 from dp_risk.report.sections.explained import glossary, methods
 from dp_risk.report.sections.frontier import frontier
 from dp_risk.report.sections.limits import configuration, limits, review
@@ -18,6 +19,7 @@ from dp_risk.report.sections.utility import utility
 
 SECTIONS: dict[str, Section] = {
     "summary": summary,
+    **COMPARISON_SECTIONS,
     "frontier": frontier,
     "claim": claim,
     "charges": charges,

@@ -6,7 +6,7 @@ from dp_risk.report.html import How, Name, Shown, figures, fill, section
 from dp_risk.report.sections.common import Facts, whose
 
 # (heading, ((name in settings, words, method, form), ...))
-_GROUPS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
+GROUPS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
     (
         "The guarantee",
         (
@@ -72,7 +72,7 @@ def claim(report: Facts) -> str:
     if "distributed" not in report["trusts"]:
         hidden |= _DISTRIBUTED
     content = ""
-    for heading, names in _GROUPS:
+    for heading, names in GROUPS:
         shown: dict[Name, object] = {
             How(name=words, method=method): _value(report, name, form)
             for name, words, method, form in names

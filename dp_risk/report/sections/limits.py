@@ -28,7 +28,9 @@ def limits(report: Facts) -> str:
 
 
 def review(report: Facts) -> str:
-    """Owner and dates, and lines for those who sign on paper."""
+    """Owner and dates, and lines for those who sign on paper; nobody signs a comparison."""
+    if report["kind"] == "comparison":
+        return ""
     facts = report["review"]
     known = "".join(
         f"<p>{fill('{}: {}', words, facts[key])}</p>"
@@ -63,6 +65,8 @@ def review(report: Facts) -> str:
 
 def configuration(report: Facts) -> str:
     """Show the resolved configuration and the versions that ran."""
+    if report["kind"] == "comparison":
+        return ""
     versions: list[list[Cell]] = [[name, version] for name, version in report["versions"].items()]
     if report.get("commit"):
         versions.append(["commit", report["commit"]])

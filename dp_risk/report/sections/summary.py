@@ -16,6 +16,7 @@ from dp_risk.report.html import (
     prose,
     show,
 )
+from dp_risk.report.sections import comparison
 from dp_risk.report.sections.common import Facts, down, shares, up
 
 _VERDICTS = {FALSIFIED: "falsified", NOT_FALSIFIED: "held"}
@@ -28,8 +29,16 @@ def summary(report: Facts) -> str:
         f"<header>{subject}<h1>{show(report['title'])}</h1></header>{_warning(report)}"
         f'<section id="summary" aria-label="Summary">{_headline(report)}'
         f'<p class="claim">{prose(report["claim"])}</p>'
+        f"{_answers(report)}</section>"
+    )
+
+
+def _answers(report: Facts) -> str:
+    if report["kind"] == "comparison":
+        return comparison.answers(report)
+    return (
         f'<div class="answers">{_verdict(report)}{_utility(report)}{_budget(report)}'
-        f"{_review(report)}</div></section>"
+        f"{_review(report)}</div>"
     )
 
 
@@ -57,6 +66,8 @@ def _headline(report: Facts) -> str:
 
 
 def _warning(report: Facts) -> str:
+    if report["kind"] == "comparison":
+        return comparison.warning(report)
     if not report["not_private"]:
         return ""
     what = "These runs are" if report["kind"] == "frontier" else "This run is"

@@ -1,0 +1,41 @@
+"""Parts of JSON whose shape nobody vouches for: what is not of the kind asked for is empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping as a dictionary, anything else as an empty one."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def listing(value: Any) -> list[Any]:
+    """Return a list, anything else (a string too) as an empty one."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """Return the mappings of a list."""
+    return [item for item in listing(value) if isinstance(item, Mapping)]
+
+
+def number(value: Any) -> float | int | None:
+    """Return a finite number as it is, anything else as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def leaf(value: Any) -> str | int | float | None:
+    """Return a text or a finite number as it is, None as None, anything else as text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return str(value)
