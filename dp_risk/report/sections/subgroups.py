@@ -82,7 +82,9 @@ def _column(entry: Facts) -> str:
         if group["metrics"][metric]["value"] is not None
     ]
     head = ("Group", "Metric", "Value", "Low", "High")
-    intervals = details("Table of intervals", table(f"95 % intervals by {entry['column']}", _linked(head), bounds))
+    intervals = details(
+        "Table of intervals", table(f"95 % intervals by {entry['column']}", _linked(head), bounds)
+    )
     return f"<h3>{fill('By {}', entry['column'])}</h3>{chart}{whole}{intervals}"
 
 
