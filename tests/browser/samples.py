@@ -8,6 +8,7 @@ from typing import Any
 
 from dp_risk.report import build, build_audit
 from tests.report import test_audit as audits
+from tests.report import test_subgroups as by_group
 
 Facts = dict[str, Any]
 
@@ -159,10 +160,22 @@ def audit_of_languages(parts: Parts) -> Facts:
     return build_audit(found, CONFIG, {"python": "3.11.2"}, "abc123")
 
 
+def subgroups(parts: Parts) -> Facts:
+    """Return a run whose utility is told by subgroup, one column of them in many scripts."""
+    found = [
+        by_group.entry(by_group.group("Female", 300, 0.625), by_group.group("Male", 700, 0.375)),
+        by_group.entry(
+            *(by_group.group(name, 100 + i, 0.4 + i / 20) for i, name in enumerate(LABELS)),
+            column=LABELS[0],
+        ),
+    ]
+    return build("run", parts.run | {"subgroups": found}, None, [], CONFIG, [])
+
+
 SAMPLES = {
     made.__name__: made
     for made in (
         *(plain_run, frontier, held, falsified, distributed, charged, many_features, languages),
-        audit_of_languages,
+        *(audit_of_languages, subgroups),
     )
 }

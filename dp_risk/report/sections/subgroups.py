@@ -72,7 +72,7 @@ def _column(entry: Facts) -> str:
         ]
         for value, group in _rows(entry)
     ]
-    whole = table("By group", _linked(head), rows)
+    whole = table(f"Groups by {entry['column']}", _linked(head), rows)
     if len(rows) - 1 > _OPEN:
         whole = details(f"Table of all {len(rows) - 1} groups", whole)
     bounds: list[list[Cell]] = [
@@ -82,7 +82,9 @@ def _column(entry: Facts) -> str:
         if group["metrics"][metric]["value"] is not None
     ]
     head = ("Group", "Metric", "Value", "Low", "High")
-    intervals = details("Table of intervals", table("95 % intervals", _linked(head), bounds))
+    intervals = details(
+        "Table of intervals", table(f"95 % intervals by {entry['column']}", _linked(head), bounds)
+    )
     return f"<h3>{fill('By {}', entry['column'])}</h3>{chart}{whole}{intervals}"
 
 
