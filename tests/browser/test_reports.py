@@ -119,7 +119,7 @@ def test_a_keyboard_reaches_everything_on_a_narrow_screen(report: Tab) -> None:
 
 
 def test_it_prints_whole(report: Tab) -> None:
-    assert 1 <= checks.pages(report.pdf()) <= 60
+    assert 1 <= checks.pages(report.pdf()) <= 40
     report.emulate(checks.PAPER, media="print", prefers_color_scheme="dark")
     assert checks.ask(report, "whole") + checks.plots(report) == []
     assert (
