@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 
 from clients.site import founders
@@ -23,6 +24,7 @@ from dp_risk import models
 from dp_risk.audit import membership
 from dp_risk.audit.findings import Result
 from dp_risk.cli.audit.bench import Bench
+from dp_risk.cli.audit.canaries import workers
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.settings import Audit
 from dp_risk.data.partition import Iid
@@ -157,21 +159,21 @@ def _without_noise(scratch: Scratch, plan: Plan) -> Scratch:
 def _train(scratch: Scratch, asked: Audit, name: str, progress: Callable[[float], None]) -> Scored:
     """Train a target and its references, each on a random half of the same units."""
     rows = scratch.rows(asked.max_rows, seed=scratch.settings.seed)
-    fits, populations, members = [], [], []
-    count = asked.references + 1
-    for number in range(count):
-        fit, population, member = _one(scratch, rows, f"{name}-{number}", number)
-        fits.append(fit)
-        populations.append(population)
-        members.append(member)
-        progress((number + 1) / count)
-    return Scored(fit=np.array(fits), population=np.array(populations), member=np.array(members))
+    count, found = asked.references + 1, []
+    with workers(asked.processes) as submit:
+        waiting = [submit(_one, (scratch, rows, f"{name}-{n}", n), {}) for n in range(count)]
+        for done, wait in enumerate(waiting, 1):
+            found.append(wait())
+            progress(done / count)
+    fit, population, member = (np.array(part) for part in zip(*found, strict=True))
+    return Scored(fit=fit, population=population, member=member)
 
 
 def _one(
     scratch: Scratch, rows: pa.Table, name: str, number: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Do one run; return the fit of its units and of the population, and who was a member."""
+    torch.set_num_threads(1)
     reserved = scratch.reserved(codes=2, slots=1)
     first = scratch.settings.seed
     # The split of public rows follows the seed: another one is another half.
