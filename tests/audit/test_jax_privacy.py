@@ -1,4 +1,4 @@
-"""The audit's statistics against jax-privacy: stored figures everywhere, the library where it is."""
+"""Statistics of the audit against jax-privacy: stored figures, and the library where it is."""
 
 from __future__ import annotations
 
