@@ -210,6 +210,8 @@ class Audit:
         Runs on each side of the transcript spy, at least 2.
     max_sites, max_rounds, max_rows : int or None
         How much of the configured run is done; None: all of it.
+    references : int
+        Reference models of the membership attack, at least 2; 0: no attack.
     """
 
     codes: int | None
@@ -223,8 +225,11 @@ class Audit:
     max_sites: int | None
     max_rounds: int | None
     max_rows: int | None
+    references: int
 
     def __post_init__(self) -> None:
+        if self.references < 0 or self.references == 1:
+            raise ConfigurationError(f"audit.references: {self.references} is not 0 or at least 2")
         for name, least in (
             ("codes", 20),
             ("units", 2),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
 from dp_risk.report import derived, words
 from dp_risk.report.facts import SCHEMA_VERSION, plain, review, subject
+from dp_risk.report.membership_facts import membership
+from dp_risk.report.safe import count, finite, items, mapping, mappings
 
 Facts = Mapping[str, Any]
 
@@ -37,14 +39,14 @@ def build_audit(
         JSON-serialisable, strings, numbers, lists and None only; no NaN, no infinity. The parts
         that an audit does not have are empty.
     """
-    audit = _mapping(plain(audit))
-    evidence = _mapping(audit.get("evidence"))
-    about = _mapping(evidence.get("subject"))
+    audit = mapping(plain(audit))
+    evidence = mapping(audit.get("evidence"))
+    about = mapping(evidence.get("subject"))
     results, checks = _results(audit.get("results")), _checks(audit.get("checks"))
     failed = [check["name"] for check in checks if not check["passed"]]
     falsified = bool(failed) or audit.get("verdict") != NOT_FALSIFIED
-    claimed, delta = _number(audit.get("claimed_epsilon")), _number(audit.get("delta"))
-    gate = _mapping(audit.get("gate"))
+    claimed, delta = finite(audit.get("claimed_epsilon")), finite(audit.get("delta"))
+    gate = mapping(audit.get("gate"))
     report = {
         "schema_version": SCHEMA_VERSION,
         "kind": "audit",
@@ -61,26 +63,27 @@ def build_audit(
                 "delta": delta,
                 "chosen": results[0] if results else None,
                 "gate": {
-                    "level": _number(gate.get("level")),
-                    "epsilon_lower_bound": _number(gate.get("epsilon_lower_bound")),
+                    "level": finite(gate.get("level")),
+                    "epsilon_lower_bound": finite(gate.get("epsilon_lower_bound")),
                 },
                 "results": results,
                 "checks": sorted(checks, key=lambda check: bool(check["passed"])),
                 "subject": about,
-                "plan": _mapping(evidence.get("plan")),
-                "canaries": _mapping(evidence.get("canaries")),
-                "seconds": _number(evidence.get("seconds")),
-                "observations": _observations(_mapping(evidence.get("observations"))),
-                "tradeoff": _tradeoff(_mapping(evidence.get("tradeoff"))),
+                "plan": mapping(evidence.get("plan")),
+                "canaries": mapping(evidence.get("canaries")),
+                "seconds": finite(evidence.get("seconds")),
+                "observations": _observations(mapping(evidence.get("observations"))),
+                "tradeoff": _tradeoff(mapping(evidence.get("tradeoff"))),
                 "sensitivity": _sensitivity(evidence.get("sensitivity")),
                 "controls": [
                     {
                         "name": str(control.get("name")),
                         "expected": control.get("expected"),
-                        "epsilon_lower_bound": _number(control.get("epsilon_lower_bound")),
+                        "epsilon_lower_bound": finite(control.get("epsilon_lower_bound")),
                     }
-                    for control in _mappings(evidence.get("controls"))
+                    for control in mappings(evidence.get("controls"))
                 ],
+                "membership": membership(evidence.get("membership")),
                 "source": [],
             }
         ),
@@ -97,13 +100,13 @@ def build_audit(
         "charges": [],
         "shapes": [],
         "rounds": [],
-        "assumptions": _list(evidence.get("assumptions")),
+        "assumptions": items(evidence.get("assumptions")),
         "audit_assumptions": [],
-        "not_audited": _list(evidence.get("not_audited")),
+        "not_audited": items(evidence.get("not_audited")),
         "residual": [],
         "unprotected": [],
         "configuration": config_yaml,
-        "versions": _mapping(plain(versions)),
+        "versions": mapping(plain(versions)),
         "commit": commit,
         "review": review(config_yaml, None),
     }
@@ -116,40 +119,13 @@ def with_counts(audit: Facts) -> dict[str, Any]:
     passed = sum(bool(check["passed"]) for check in checks)
     return {
         "source": [],
+        "membership": None,
         **audit,
         "gate": {**audit["gate"], "confidence": None if level is None else 1 - level},
         "made": len(checks),
         "passed": passed,
         "failures": len(checks) - passed,
     }
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-
-
-def _mappings(value: Any) -> list[Facts]:
-    return [item for item in _list(value) if isinstance(item, Mapping)]
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number as float, anything else as None; never the words NaN or infinity."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _count(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
 
 
 def _order(value: float | None) -> float:
@@ -160,15 +136,15 @@ def _results(rows: Any) -> list[dict[str, Any]]:
     return [
         {
             "method": str(row.get("method")),
-            "canaries": _count(row.get("canaries")),
-            "observations": _count(row.get("observations")),
-            "confidence": _number(row.get("confidence")),
-            "epsilon_lower_bound": _number(row.get("epsilon_lower_bound")),
-            "ceiling": _number(row.get("ceiling")),
+            "canaries": count(row.get("canaries")),
+            "observations": count(row.get("observations")),
+            "confidence": finite(row.get("confidence")),
+            "epsilon_lower_bound": finite(row.get("epsilon_lower_bound")),
+            "ceiling": finite(row.get("ceiling")),
             "guarantee": str(row.get("guarantee")),
-            "assumptions": [str(item) for item in _list(row.get("assumptions"))],
+            "assumptions": [str(item) for item in items(row.get("assumptions"))],
         }
-        for row in _mappings(rows)
+        for row in mappings(rows)
     ]
 
 
@@ -179,14 +155,14 @@ def _checks(rows: Any) -> list[dict[str, Any]]:
             "passed": row.get("passed") is True,
             "figure": str(row.get("figure") or ""),
         }
-        for row in _mappings(rows)
+        for row in mappings(rows)
     ]
 
 
 def _observations(facts: Facts) -> dict[str, Any] | None:
     """Histograms as densities per group: equal areas, whatever the widths and sizes."""
-    edges = [_number(edge) for edge in _list(facts.get("edges"))]
-    groups = {name: [_number(n) for n in _list(facts.get(name))] for name in ("inside", "outside")}
+    edges = [finite(edge) for edge in items(facts.get("edges"))]
+    groups = {name: [finite(n) for n in items(facts.get(name))] for name in ("inside", "outside")}
     if len(edges) < 2 or any(len(counts) != len(edges) - 1 for counts in groups.values()):
         return None
     totals = {name: sum(n or 0.0 for n in counts) for name, counts in groups.items()}
@@ -202,33 +178,33 @@ def _observations(facts: Facts) -> dict[str, Any] | None:
             cells.append(cell)
     return {
         "cells": cells,
-        **{name: _number(facts.get(name)) for name in ("inside_mean", "outside_mean", "std")},
+        **{name: finite(facts.get(name)) for name in ("inside_mean", "outside_mean", "std")},
     }
 
 
 def _tradeoff(facts: Facts) -> list[dict[str, float | None]]:
     """Points in order of the false positive rate; every curve as long as that of the rates."""
-    rates = _list(facts.get("false_positive"))
-    curves = {name: _list(facts.get(name)) for name in ("claimed", "measured", "high")}
+    rates = items(facts.get("false_positive"))
+    curves = {name: items(facts.get(name)) for name in ("claimed", "measured", "high")}
     points = [
         {
-            "false_positive": _number(rate),
+            "false_positive": finite(rate),
             **{
-                name: _number(curve[i]) if len(curve) == len(rates) else None
+                name: finite(curve[i]) if len(curve) == len(rates) else None
                 for name, curve in curves.items()
             },
         }
         for i, rate in enumerate(rates)
-        if _number(rate) is not None
+        if finite(rate) is not None
     ]
     return sorted(points, key=lambda point: _order(point["false_positive"]))
 
 
 def _sensitivity(rows: Any) -> list[dict[str, Any]]:
     out = []
-    for row in _mappings(rows):
-        moved, allowed = _number(row.get("moved")), _number(row.get("allowed"))
-        share = _number(moved / allowed) if moved is not None and allowed else None
+    for row in mappings(rows):
+        moved, allowed = finite(row.get("moved")), finite(row.get("allowed"))
+        share = finite(moved / allowed) if moved is not None and allowed else None
         over = moved is None or allowed is None or moved > allowed
         out.append(
             {

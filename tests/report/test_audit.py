@@ -24,6 +24,7 @@ Facts = dict[str, Any]
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='a'>&"
 SECTION_IDS = [
     *("evidence", "bounds", "checks", "scores", "tradeoff", "sensitivity", "controls", "audited"),
+    "membership",
     *("limits", "review", "configuration", "methods", "glossary"),
 ]
 EVIDENCE: Facts = {
@@ -56,6 +57,32 @@ EVIDENCE: Facts = {
         {"unit": "not a number", "purpose": "counts", "moved": 0.0, "allowed": 1.01},
     ],
     "controls": [{"name": "no noise", "expected": "a large bound", "epsilon_lower_bound": 9.8}],
+    "membership": {
+        "method": "RMIA, online",
+        "references": 4,
+        "population": 90,
+        "confidence": 0.95,
+        "members": 400,
+        "others": 100,
+        "auc": 0.512,
+        "auc_low": 0.45,
+        "auc_high": 0.57,
+        "tpr_at_fpr": [{"rate": 0.01, "true_positive": 0.014, "low": 0.004, "high": 0.03}],
+        "roc": {"false_positive": [0.0, 0.01, 0.5, 1.0], "true_positive": [0.0, 0.014, 0.53, 1.0]},
+        "controls": [
+            {
+                "name": "held-out units against held-out units",
+                "expected": "0.5",
+                "members": 50,
+                "others": 50,
+                "auc": 0.49,
+                "auc_low": 0.38,
+                "auc_high": 0.6,
+                "tpr_at_fpr": [],
+                "roc": {"false_positive": [0.0, 1.0], "true_positive": [0.0, 1.0]},
+            }
+        ],
+    },
     "assumptions": ["sites are simulated"],
     "not_audited": ["timing and memory"],
     "seconds": 71.0,
@@ -129,8 +156,8 @@ def test_an_audit_report_has_every_section() -> None:
 
 def test_other_reports_have_nothing_of_an_audit(run: Facts) -> None:
     report = build("run", run, None, [], "", [])
-    assert not set(SECTION_IDS[:8]) & set(Page(render(report)).sections)
-    assert not any(SECTIONS[name](report) for name in SECTION_IDS[:8])
+    assert not set(SECTION_IDS[:9]) & set(Page(render(report)).sections)
+    assert not any(SECTIONS[name](report) for name in SECTION_IDS[:9])
 
 
 def test_the_verdict_is_never_verified() -> None:

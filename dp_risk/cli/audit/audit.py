@@ -21,7 +21,7 @@ from dp_risk.audit.noise import Residuals, noise_grid, noise_shape, noise_std
 from dp_risk.audit.sampler import sampler
 from dp_risk.audit.transcript import transcript
 from dp_risk.cli import artefacts, manifest
-from dp_risk.cli.audit import attacks, canaries, observed
+from dp_risk.cli.audit import attacks, canaries, membership, observed
 from dp_risk.cli.audit.scratch import Scratch
 from dp_risk.cli.audit.twins import WELL_FORMED, Twins, changes, repeated, transcripts
 from dp_risk.cli.display import console, stages, table
@@ -130,7 +130,10 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     progress("requests that must be refused", 0.3)
     honest = heard.benches[-1].plan or plan
     refusals = [attack(twins, honest) for attack in attacks.ATTACKS]
-    found = canaries.look(scratch, plan, asked, lambda done: progress("canaries", 0.4 + 0.6 * done))
+    members = membership.attack(
+        scratch, plan, asked, lambda done: progress("membership attack", 0.35 + 0.15 * done)
+    )
+    found = canaries.look(scratch, plan, asked, lambda done: progress("canaries", 0.5 + 0.5 * done))
     bounds, gate, gate_epsilon = canaries.results(found, plan, asked)
     noise.append(found.noise)
     benches = [seen.bench, *heard.benches]
@@ -158,7 +161,8 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
         delta=plan.delta,
         gate_level=asked.gate_level,
         gate_epsilon=gate_epsilon,
-        results=bounds,
+        # The heuristic is last: neither the verdict nor the gate looks at it.
+        results=[*bounds, *([members.result] if members else [])],
         checks=checks,
         evidence={
             **_subject(seen),
@@ -168,6 +172,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
                 for c in moved
             ],
             "controls": canaries.controls(found, plan, asked),
+            **({"membership": members.evidence} if members else {}),
             "assumptions": list(ASSUMED),
             "not_audited": list(NOT_AUDITED),
             "seconds": round(time.monotonic() - started, 1),

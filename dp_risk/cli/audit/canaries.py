@@ -100,7 +100,7 @@ def look(scratch: Scratch, plan: Plan, asked: Audit, progress: Callable[[float],
     runs: list[Seen] = []
     options = {"codes": codes, "rows": asked.units}
     silent = probe(_without_noise(scratch), _short(plan), number=0, **options)
-    with _workers(asked.processes) as submit:
+    with workers(asked.processes) as submit:
         waiting: list[Callable[[], Any]] = []
         number = 1
         while found < wanted:
@@ -141,7 +141,7 @@ def _short(plan: Plan) -> Plan:
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[Callable[..., Callable[[], Any]]]:
+def workers(count: int) -> Iterator[Callable[..., Callable[[], Any]]]:
     """Give a way to call functions: here, or in processes of their own."""
     if count == 1:
         yield lambda call, values, named: lambda: call(*values, **named)

@@ -10,6 +10,7 @@ from dp_risk.report.sections.comparison import COMPARISON_SECTIONS
 from dp_risk.report.sections.explained import glossary, methods
 from dp_risk.report.sections.frontier import frontier
 from dp_risk.report.sections.limits import configuration, limits, review
+from dp_risk.report.sections.membership import membership
 from dp_risk.report.sections.shapes import shapes
 from dp_risk.report.sections.sites import losses, sites
 from dp_risk.report.sections.subgroups import subgroups
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Section] = {
     "shapes": shapes,
     "training": training,
     **AUDIT_SECTIONS,
+    "membership": membership,
     "limits": limits,
     "review": review,
     "configuration": configuration,

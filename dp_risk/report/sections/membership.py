@@ -1,0 +1,73 @@
+"""The membership attack: a heuristic beside the bounds, and called so."""
+
+from __future__ import annotations
+
+from dp_risk.report.html import Cell, How, Name, Shown, details, esc, fill, section, table
+from dp_risk.report.membership_plot import membership as chart
+from dp_risk.report.plots import both
+from dp_risk.report.sections.common import Facts, legend, note
+
+
+def membership(report: Facts) -> str:
+    """Draw true against false positives of the attack and of its controls."""
+    facts = (report.get("audit") or {}).get("membership")
+    if not facts:
+        return ""
+    attacks = facts["attacks"]
+    key = legend((f"colour c{i % 7}", esc(one["label"])) for i, one in enumerate(attacks))
+    how = "membership"
+    words = fill(
+        "An attacker with {} reference models of its own guesses which units were trained on "
+        "({}). Log scales: what counts is how many members are found at few false alarms, left. "
+        "The straight line is guessing. This is a heuristic and no part of the verdict: natural "
+        "units rarely show, so little found here means little.",
+        facts["references"],
+        facts["method"],
+    )
+    head: tuple[Name, ...] = (
+        "Whom",
+        *(How(name=name, method=how) for name in ("Members", "Others", "Area", "95 %")),
+        How(name="False positives", method=how),
+        How(name="True positives", method=how),
+        How(name="Their 95 %", method=how),
+        "Expected area",
+    )
+    body: list[list[Cell]] = []
+    for one in attacks:
+        for at in one["at"] or [{}]:
+            body.append(
+                [
+                    one["label"],
+                    one["members"],
+                    one["others"],
+                    one["auc"],
+                    fill("{}\u2013{}", one["auc_low"], one["auc_high"]),
+                    Shown(value=at.get("rate"), form="percent"),
+                    Shown(value=at.get("true_positive"), form="percent1"),
+                    fill(
+                        "{}\u2013{}",
+                        *(Shown(value=at.get(end), form="percent1") for end in ("low", "high")),
+                    ),
+                    one["expected"],
+                ]
+            )
+    points: list[list[Cell]] = [
+        [one["label"], Shown(value=a, form="number4"), Shown(value=b, form="number4")]
+        for one in attacks
+        for a, b in zip(one["false_positive"], one["true_positive"], strict=True)
+    ]
+    columns: tuple[Name, ...] = (
+        "Whom",
+        How(name="False positives", method=how),
+        How(name="True positives", method=how),
+    )
+    return section(
+        "membership",
+        "Membership attack (heuristic)",
+        note(words, how)
+        + f"<figure>{key}{both(chart, attacks)}</figure>"
+        + table("What the attack finds", head, body)
+        + details(
+            "Table of the curves of the attack", table("Points of the curves", columns, points)
+        ),
+    )
