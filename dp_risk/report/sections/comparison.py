@@ -28,13 +28,14 @@ from dp_risk.report.words import AUDITED_WORDS, CHECK_WORDS, PURPOSE_WORDS
 Field = tuple[str, str, str]  # words, method, form
 
 _SETTINGS: dict[str, Field] = {
-    **{key: (words, "recorded", "figures4") for key, words in AUDITED_WORDS.items()},
-    **{key: (words, how, form) for _, group in GROUPS for key, words, how, form in group},
     "claimed_epsilon": ("epsilon claimed", "epsilon-target", "up2"),
+    **{key: (words, how, form) for _, group in GROUPS for key, words, how, form in group},
     "trusts": ("trust", "scope", "text"),
     "noise_multiplier": ("noise multiplier (sigma)", "noise", "figures4"),
     "sampling_rate": ("sampling rate (q)", "sampling", "figures4"),
 }
+for _key, _words in AUDITED_WORDS.items():
+    _SETTINGS.setdefault(_key, (_words, "recorded", "figures4"))
 _BUDGETS: dict[str, Field] = {
     "left": ("lifetime epsilon left", "lifetime", "down2"),
     "of": ("of a lifetime budget of", "lifetime", "general"),
@@ -173,7 +174,9 @@ def terms(report: Facts) -> str:
     facts = report.get("comparison")
     if not facts:
         return ""
-    lines = [_line(row, _SETTINGS, facts["of"]) for row in facts["settings"]]
+    order = {key: i for i, key in enumerate(_SETTINGS)}
+    rows = sorted(facts["settings"], key=lambda row: order.get(row["key"], len(order)))
+    lines = [_line(row, _SETTINGS, facts["of"]) for row in rows]
     content = _split(
         "Settings that differ", "settings are the same", facts["runs"], lines,
         facts["counts"]["settings_same"],
@@ -338,7 +341,11 @@ def _split(
     unequal = [one for one in lines if not one.same]
     equal = [one for one in lines if one.same]
     out = matrix(differ, runs, unequal) if unequal else Markup(f"<p>{esc(differ)}: none.</p>")
-    return out + details(fill("{} {}", count, same), matrix(same, runs, equal)) if equal else out
+    return (
+        out + details(fill("{} {}", count, same), matrix("The same in all", runs, equal))
+        if equal
+        else out
+    )
 
 
 COMPARISON_SECTIONS: dict[str, Callable[[Facts], str]] = {
