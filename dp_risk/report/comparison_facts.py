@@ -110,12 +110,24 @@ def build_comparison(runs: Sequence[Compared]) -> dict[str, Any]:
 
 _EMPTY: dict[str, Any] = {
     **dict.fromkeys(
-        ("frontier", "utility", "utility_source", "estimates", "search", "audit", "commit")
+        (
+            *("frontier", "utility", "utility_source", "subgroups_note", "estimates", "search"),
+            *("audit", "commit"),
+        )
     ),
     **{
         name: []
         for name in (
-            *("not_private", "sites", "dropped", "doubts", "charges", "shapes", "rounds"),
+            *(
+                "not_private",
+                "subgroups",
+                "sites",
+                "dropped",
+                "doubts",
+                "charges",
+                "shapes",
+                "rounds",
+            ),
             *("assumptions", "audit_assumptions", "not_audited", "residual", "unprotected"),
         )
     },

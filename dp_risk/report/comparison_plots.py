@@ -30,9 +30,9 @@ def dots(measure: Facts, runs: Sequence[Facts], title: str, *, width: float, cls
     """
     compact = width < 600
     names = [f"{run['letter']}  {run['name']}" for run in runs]
-    room = 10 if compact else 30
-    characters = min(max(map(len, names)), room)
-    start, end = characters * svg.CHARACTER + 18, width - (58 if compact else 170)
+    room = min(max(map(svg.width, names)), 78.0 if compact else 210.0)
+    said = [_figure(c) if compact else _said(c) for c in _all(measure)]
+    start, end = room + 18, width - 14 - max(map(svg.width, said))
     low, high = _domain(measure)
     x = svg.Scale(low=low, high=high, start=start, end=end)
     at, body, groups = 6.0, [], []
@@ -40,10 +40,10 @@ def dots(measure: Facts, runs: Sequence[Facts], title: str, *, width: float, cls
         if not _drawn(row["cells"]):
             continue
         if row.get("label"):
-            room = int((width - 8) / svg.CHARACTER)
-            groups.append(svg.text(0, at + 14, svg.shorten(str(row["label"]), room), "group"))
+            words = svg.shorten(str(row["label"]), 0.9 * width)
+            groups.append(svg.text(0, at + 14, words, "group"))
             at += _HEADING
-        groups.append(_group(row["cells"], names, characters, at, x, compact))
+        groups.append(_group(row["cells"], names, room, at, x, compact))
         at += _STEP * _drawn(row["cells"]) + 8
     bottom = at
     marks = svg.ticks(low, high, 4 if compact else 8)
@@ -61,27 +61,26 @@ def dots(measure: Facts, runs: Sequence[Facts], title: str, *, width: float, cls
 
 def drawable(measure: Facts) -> bool:
     """Return whether a measure has a figure to draw."""
-    return any(cell["value"] is not None for row in measure["rows"] for cell in row["cells"])
+    return bool(_all(measure))
 
 
 def _domain(measure: Facts) -> tuple[float, float]:
     ends = ("value", "low", "high", "claimed")
-    found = [
-        float(cell[end])
-        for row in measure["rows"]
-        for cell in row["cells"]
-        for end in ends
-        if cell.get(end) is not None
-    ]
+    found = [float(c[end]) for c in _all(measure) for end in ends if c.get(end) is not None]
     low, high = min(found), max(found)
     pad = max(0.06 * (high - low), 1e-3 * max(abs(low), abs(high)), 1e-6)
     return low - pad, high + pad
 
 
+def _all(measure: Facts) -> list[Facts]:
+    cells = (cell for row in measure["rows"] for cell in row["cells"])
+    return [cell for cell in cells if cell["value"] is not None]
+
+
 def _group(
     cells: Sequence[Facts],
     names: Sequence[str],
-    characters: int,
+    room: float,
     top: float,
     x: svg.Scale,
     compact: bool,
@@ -101,7 +100,7 @@ def _group(
     for rank, i in enumerate(shown):
         cell, words = cells[i], names[i]
         y, colour = top + _STEP * (rank + 0.5), i % 7
-        out.append(svg.text(x.start - 10, y + 4, svg.shorten(words, characters), "label", "end"))
+        out.append(svg.text(x.start - 10, y + 4, svg.shorten(words, room), "label", "end"))
         if cell.get("claimed") is not None:
             out.append(svg.line(x(cell["claimed"]), y - 9, x(cell["claimed"]), y + 9, "claimed"))
         if cell["low"] is not None and cell["high"] is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_risk.report import build, build_audit
+from dp_risk.report.comparison_facts import Compared, build_comparison
 from tests.report import test_audit as audits
 from tests.report import test_subgroups as by_group
 
@@ -172,10 +173,23 @@ def subgroups(parts: Parts) -> Facts:
     return build("run", parts.run | {"subgroups": found}, None, [], CONFIG, [])
 
 
+def comparison(parts: Parts) -> Facts:
+    """Three runs, one of them under a secure sum, with names in other scripts."""
+    dear = copy.deepcopy(parts.run) | {"epsilon_target": 4.0, "epsilon_spent": 4.0}
+    dear["utility"]["auroc"] = {"value": 0.99, "low": 0.985, "high": 0.995}
+    reports = [plain_run(parts), build("run", dear, None, [], CONFIG, []), distributed(parts)]
+    return build_comparison(
+        [
+            Compared(name=name, report=report, digest="0" * 64)
+            for name, report in zip(("first", *LABELS[:2]), reports, strict=True)
+        ]
+    )
+
+
 SAMPLES = {
     made.__name__: made
     for made in (
         *(plain_run, frontier, held, falsified, distributed, charged, many_features, languages),
-        *(audit_of_languages, subgroups),
+        *(audit_of_languages, subgroups, comparison),
     )
 }

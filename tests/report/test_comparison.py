@@ -288,3 +288,9 @@ def test_hostile_words_stay_words(run: Facts, other: Facts, place: str) -> None:
     page = Page(render(facts))
     assert not {"script", "img"} & set(page.tags)
     assert HOSTILE in Page(said(facts)).words
+
+
+def test_a_frontier_says_every_trust_of_its_points(run: Facts, frontier: Facts) -> None:
+    frontier["points"] += [point | {"trust": "distributed"} for point in frontier["points"]]
+    report = build("frontier", run, frontier, [], "", [])
+    assert report["trusts"] == ["distributed", "local"]

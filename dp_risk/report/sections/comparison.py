@@ -19,46 +19,12 @@ from dp_risk.report.html import (
     table,
 )
 from dp_risk.report.plots import both
-from dp_risk.report.sections.claim import GROUPS
 from dp_risk.report.sections.common import Facts, note, shares, up
+from dp_risk.report.sections.fields import BUDGETS, GLANCE, LOSSES, SETTINGS, Field
 from dp_risk.report.sections.matrix import Line, line, matrix, plain, tag, texts
 from dp_risk.report.sections.utility import METRIC_WORDS
-from dp_risk.report.words import AUDITED_WORDS, CHECK_WORDS, PURPOSE_WORDS
+from dp_risk.report.words import CHECK_WORDS, PURPOSE_WORDS
 
-Field = tuple[str, str, str]  # words, method, form
-
-_SETTINGS: dict[str, Field] = {
-    **{key: (words, "recorded", "figures4") for key, words in AUDITED_WORDS.items()},
-    **{key: (words, how, form) for _, group in GROUPS for key, words, how, form in group},
-    "claimed_epsilon": ("epsilon claimed", "epsilon-target", "up2"),
-    "trusts": ("trust", "scope", "text"),
-    "noise_multiplier": ("noise multiplier (sigma)", "noise", "figures4"),
-    "sampling_rate": ("sampling rate (q)", "sampling", "figures4"),
-}
-_BUDGETS: dict[str, Field] = {
-    "left": ("lifetime epsilon left", "lifetime", "down2"),
-    "of": ("of a lifetime budget of", "lifetime", "general"),
-    "run": ("share that the run took", "lifetime", "percent1"),
-    "rest": ("share that is left", "lifetime", "percent1"),
-    "site": ("at the site with least left", "lifetime", "text"),
-}
-_LOSSES: dict[str, Field] = {
-    "rounds_abandoned": ("rounds lost", "lost", "count"),
-    "answers_lost": ("training answers lost", "lost", "count"),
-    "away": ("sites that missed rounds", "lost", "count"),
-    "dropped": ("answers that were not believed", "lost", "count"),
-    "doubts": ("things that did not hold", "lost", "count"),
-}
-_GLANCE: dict[str, Field] = {
-    **_SETTINGS,
-    **_LOSSES,
-    "epsilon_spent": ("epsilon", "epsilon-run", "up2"),
-    "dataset": ("data", "recorded", "text"),
-    "left": _BUDGETS["left"],
-    "verdict": ("audit", "verdict", "text"),
-    "lower_bound": ("lower bound on epsilon", "bound", "down3"),
-    "failures": ("checks failed", "check", "count"),
-}
 _MEASURES = {"run": "utility-exact", "frontier": "frontier", "audit": "bound"}
 _DOTS = (
     "Lines across a dot are 95 % intervals; the band is the reference's. What reaches into it "
@@ -82,7 +48,7 @@ _SENTENCES = (
 def answers(report: Facts) -> Markup:
     """Return what the first page of a comparison says: cautions, and the rows that decide."""
     facts = report["comparison"]
-    lines = [_line(row, _GLANCE, facts["of"]) for row in facts["glance"]]
+    lines = [_line(row, GLANCE, facts["of"]) for row in facts["glance"]]
     key = (
         "↑ more, ↓ less, ≠ other than the reference; ≈ intervals overlap, so nobody can tell. "
         "What is grey is the same. Figures within 0.01 % of each other count as the same."
@@ -93,7 +59,7 @@ def answers(report: Facts) -> Markup:
 def at_a_glance(report: Facts) -> list[tuple[str, list[str], bool]]:
     """Return the rows that decide as plain text: name, a cell a run, and whether all are equal."""
     facts = report["comparison"]
-    lines = [_line(row, _GLANCE, facts["of"]) for row in facts["glance"]]
+    lines = [_line(row, GLANCE, facts["of"]) for row in facts["glance"]]
     return [(plain(one.name), texts(one), one.same) for one in lines]
 
 
@@ -173,7 +139,9 @@ def terms(report: Facts) -> str:
     facts = report.get("comparison")
     if not facts:
         return ""
-    lines = [_line(row, _SETTINGS, facts["of"]) for row in facts["settings"]]
+    order = {key: i for i, key in enumerate(SETTINGS)}
+    rows = sorted(facts["settings"], key=lambda row: order.get(row["key"], len(order)))
+    lines = [_line(row, SETTINGS, facts["of"]) for row in rows]
     content = _split(
         "Settings that differ", "settings are the same", facts["runs"], lines,
         facts["counts"]["settings_same"],
@@ -215,7 +183,7 @@ def prices(report: Facts) -> str:
     ]
     content = matrix("Cost alone, share of its split, event", facts["runs"], lines) if lines else ""
     content += note("", "epsilon-charge", "share") if lines else ""
-    budgets = [_line(row, _BUDGETS, facts["of"]) for row in facts["budgets"]]
+    budgets = [_line(row, BUDGETS, facts["of"]) for row in facts["budgets"]]
     if budgets:
         content += "<h3>What is left</h3>" + matrix("Lifetime budgets", facts["runs"], budgets)
     return section("prices", "What it cost, and what is left", content)
@@ -241,7 +209,7 @@ def lost(report: Facts) -> str:
     facts = report.get("comparison")
     if not facts:
         return ""
-    lines = [_line(row, _LOSSES, facts["of"]) for row in facts["losses"]]
+    lines = [_line(row, LOSSES, facts["of"]) for row in facts["losses"]]
     content = matrix("Lost with sites", facts["runs"], lines) if lines else ""
     found = facts["sites"]
     if found["apart"]:
@@ -338,7 +306,9 @@ def _split(
     unequal = [one for one in lines if not one.same]
     equal = [one for one in lines if one.same]
     out = matrix(differ, runs, unequal) if unequal else Markup(f"<p>{esc(differ)}: none.</p>")
-    return out + details(fill("{} {}", count, same), matrix(same, runs, equal)) if equal else out
+    if not equal:
+        return out
+    return out + details(fill("{} {}", count, same), matrix("The same in all", runs, equal))
 
 
 COMPARISON_SECTIONS: dict[str, Callable[[Facts], str]] = {
