@@ -10,8 +10,8 @@ from typing import Any
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
 from dp_risk.report import derived, words
 from dp_risk.report.facts import SCHEMA_VERSION, plain, review, subject
+from dp_risk.report.loose import count, finite, listing, mapping, mappings
 from dp_risk.report.membership_facts import membership
-from dp_risk.report.safe import count, finite, items, mapping, mappings
 
 Facts = Mapping[str, Any]
 
@@ -100,9 +100,9 @@ def build_audit(
         "charges": [],
         "shapes": [],
         "rounds": [],
-        "assumptions": items(evidence.get("assumptions")),
+        "assumptions": listing(evidence.get("assumptions")),
         "audit_assumptions": [],
-        "not_audited": items(evidence.get("not_audited")),
+        "not_audited": listing(evidence.get("not_audited")),
         "residual": [],
         "unprotected": [],
         "configuration": config_yaml,
@@ -142,7 +142,7 @@ def _results(rows: Any) -> list[dict[str, Any]]:
             "epsilon_lower_bound": finite(row.get("epsilon_lower_bound")),
             "ceiling": finite(row.get("ceiling")),
             "guarantee": str(row.get("guarantee")),
-            "assumptions": [str(item) for item in items(row.get("assumptions"))],
+            "assumptions": [str(item) for item in listing(row.get("assumptions"))],
         }
         for row in mappings(rows)
     ]
@@ -161,8 +161,8 @@ def _checks(rows: Any) -> list[dict[str, Any]]:
 
 def _observations(facts: Facts) -> dict[str, Any] | None:
     """Histograms as densities per group: equal areas, whatever the widths and sizes."""
-    edges = [finite(edge) for edge in items(facts.get("edges"))]
-    groups = {name: [finite(n) for n in items(facts.get(name))] for name in ("inside", "outside")}
+    edges = [finite(edge) for edge in listing(facts.get("edges"))]
+    groups = {name: [finite(n) for n in listing(facts.get(name))] for name in ("inside", "outside")}
     if len(edges) < 2 or any(len(counts) != len(edges) - 1 for counts in groups.values()):
         return None
     totals = {name: sum(n or 0.0 for n in counts) for name, counts in groups.items()}
@@ -184,8 +184,8 @@ def _observations(facts: Facts) -> dict[str, Any] | None:
 
 def _tradeoff(facts: Facts) -> list[dict[str, float | None]]:
     """Points in order of the false positive rate; every curve as long as that of the rates."""
-    rates = items(facts.get("false_positive"))
-    curves = {name: items(facts.get(name)) for name in ("claimed", "measured", "high")}
+    rates = listing(facts.get("false_positive"))
+    curves = {name: listing(facts.get(name)) for name in ("claimed", "measured", "high")}
     points = [
         {
             "false_positive": finite(rate),

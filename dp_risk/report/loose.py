@@ -32,6 +32,18 @@ def number(value: Any) -> float | int | None:
         return None
 
 
+def finite(value: Any) -> float | None:
+    """Return a finite number as float, anything else as None."""
+    found = number(value)
+    return None if found is None else float(found)
+
+
+def count(value: Any) -> int | None:
+    """Return a finite number as int, anything else as None."""
+    found = number(value)
+    return None if found is None else int(found)
+
+
 def leaf(value: Any) -> str | int | float | None:
     """Return a text or a finite number as it is, None as None, anything else as text."""
     if value is None or isinstance(value, str):

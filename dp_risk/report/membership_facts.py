@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.report.safe import count, finite, items, mapping, mappings
+from dp_risk.report.loose import count, finite, listing, mapping, mappings
 
 Facts = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def membership(evidence: Any) -> dict[str, Any] | None:
 def _attack(facts: Facts, label: str, expected: Any) -> dict[str, Any] | None:
     roc = mapping(facts.get("roc"))
     rates = [
-        [_rate(x) for x in items(roc.get(name))] for name in ("false_positive", "true_positive")
+        [_rate(x) for x in listing(roc.get(name))] for name in ("false_positive", "true_positive")
     ]
     others = count(facts.get("others"))
     if len(rates[0]) != len(rates[1]) or not rates[0] or None in rates[0] + rates[1] or not others:

@@ -269,9 +269,12 @@ def test_the_page_asks_for_nothing() -> None:
 def test_plots_have_names_and_tables() -> None:
     html = render(facts(audit()))
     drawn = re.findall(r"<svg[^>]*>", html)
-    assert len(drawn) == 8  # four charts, wide and narrow
+    assert len(drawn) == 10  # five charts, wide and narrow
     assert all("aria-label=" in tag for tag in drawn)
-    for block in re.findall(r'<section id="(?:bounds|scores|trade|sens)\w*">.*?</section>', html):
+    names = "bounds|scores|tradeoff|sensitivity|membership"
+    blocks = re.findall(rf'<section id="(?:{names})".*?</section>', html, flags=re.S)
+    assert len(blocks) == 5
+    for block in blocks:
         assert block.index("<svg") < block.index("<table")
 
 

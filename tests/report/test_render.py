@@ -138,9 +138,10 @@ def test_plots_have_names_and_tables(
 ) -> None:
     html = render(build("frontier", run, frontier, shapes, "", rounds))
     assert all("aria-label=" in tag for tag in re.findall(r"<svg[^>]*>", html))
-    for block in re.findall(
-        r'<section id="(?:frontier|sites|shapes|training)">.*?</section>', html
-    ):
+    names = "frontier|sites|shapes|training"
+    blocks = re.findall(rf'<section id="(?:{names})".*?</section>', html, flags=re.S)
+    assert len(blocks) == 4
+    for block in blocks:
         assert "<svg" in block
         assert block.index("<svg") < block.index("<details")
 
