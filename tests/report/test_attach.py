@@ -34,7 +34,12 @@ def test_an_audit_gives_a_run_its_verdict(report: Facts) -> None:
         assert said in words
     fallen = attach(report, test_audit.facts(test_audit.failing("sampler", "gate")))
     assert fallen["summary"]["verdict"] == "falsified"
-    assert "Do not rely on the epsilon above" in Page(render(fallen)).words
+    html = render(fallen)
+    assert "Do not rely on the epsilon above" in Page(html).words
+    # Before the claim, in words; the evidence before what the model is good for.
+    assert html.index("An audit falsified this claim") < html.index(str(fallen["claim"][0]))
+    assert html.index('id="evidence"') < html.index('id="utility"')
+    assert "An audit falsified this claim" not in render(whole)
     assert "2 of 18 checks failed" in Page(render(fallen)).words
 
 

@@ -18,6 +18,7 @@ from dp_risk.report.html import (
 )
 from dp_risk.report.sections import comparison
 from dp_risk.report.sections.common import Facts, down, shares, up
+from dp_risk.report.words import CHECK_WORDS
 
 _VERDICTS = {FALSIFIED: "falsified", NOT_FALSIFIED: "held"}
 
@@ -68,12 +69,28 @@ def _headline(report: Facts) -> str:
 def _warning(report: Facts) -> str:
     if report["kind"] == "comparison":
         return comparison.warning(report)
+    if report["kind"] == "run" and report["summary"]["verdict"] == FALSIFIED:
+        return _falsified(report["audit"])
     if not report["not_private"]:
         return ""
     what = "These runs are" if report["kind"] == "frontier" else "This run is"
     return (
         f'<aside class="warning" aria-label="Warning"><strong>{what} not private</strong>'
         f"{bullets(report['not_private'])}</aside>"
+    )
+
+
+def _falsified(audit: Facts) -> str:
+    """Say before the claim that it does not stand, in words that need no name of a check."""
+    items = "".join(
+        f"<li>{esc(CHECK_WORDS.get(name, 'No description.'))} "
+        f'<span class="expected">{show(name)}</span></li>'
+        for name in audit["failed"]
+    )
+    return (
+        '<aside class="warning" aria-label="Warning"><strong>An audit falsified this claim'
+        f"</strong><p>This should hold, and did not:</p><ul>{items}</ul>"
+        '<p><a href="#evidence">What the audit found</a></p></aside>'
     )
 
 
