@@ -44,7 +44,7 @@ def complete(report: Facts) -> dict[str, Any]:
             **_verdict(report),
             "utility": _points(frontier) if frontier else _metrics(report.get("utility") or {}),
             "utility_words": _utility_words(report),
-            "budget": _budget(report["sites"]),
+            "budget": _budget(report["sites"]) if report["kind"] == "run" else None,
             "budget_words": _budget_words(report),
         },
     }
@@ -73,6 +73,8 @@ def _verdict(report: Facts) -> dict[str, Any]:
         return {"verdict": audit["verdict"], "verdict_words": lines}
     if report["not_private"] or report["kind"] == "comparison":
         return {"verdict": NO_CLAIM, "verdict_words": []}
+    if report["kind"] == "frontier":
+        return {"verdict": NOT_AUDITED, "verdict_words": [words.POINTS_NOT_AUDITED]}
     return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED]}
 
 

@@ -87,6 +87,10 @@ NOT_AUDITED = (
     "Nobody has tried to show this claim false. dp-risk audit does, with the same configuration on "
     "public data; dp-risk report RUN --audit AUDIT puts what it found here."
 )
+POINTS_NOT_AUDITED = (
+    "A frontier shows what epsilon costs. Audit the one configuration that you ship, and put the "
+    "audit into the report of its run."
+)
 NOT_PROVED = (
     "An audit tried to show the claim false and did not. That is no proof: a weak attack and a "
     "true claim look the same."

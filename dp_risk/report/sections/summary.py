@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
 from dp_risk.report.html import (
     How,
@@ -29,7 +31,7 @@ def summary(report: Facts) -> str:
     return Markup(
         f"<header>{subject}<h1>{show(report['title'])}</h1></header>{_warning(report)}"
         f'<section id="summary" aria-label="Summary">{_headline(report)}'
-        f'<p class="claim">{prose(report["claim"])}</p>'
+        f"{_claim(report['claim'])}"
         f"{_answers(report)}</section>"
     )
 
@@ -41,6 +43,12 @@ def _answers(report: Facts) -> str:
         f'<div class="answers">{_verdict(report)}{_utility(report)}{_budget(report)}'
         f"{_review(report)}</div>"
     )
+
+
+def _claim(sentences: Sequence[str]) -> str:
+    """Show the first sentence large, and what belongs to it below."""
+    rest = f'<p class="more">{prose(sentences[1:])}</p>' if sentences[1:] else ""
+    return f'<p class="claim">{prose(sentences[:1])}</p>{rest}'
 
 
 def _headline(report: Facts) -> str:
