@@ -11,15 +11,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.federation import files
-from dp_risk.privacy.dpsgd import dimension, load_weights
+from dp_risk.privacy.dpsgd import dimension
 from dp_risk.privacy.plan import TRAINING, Plan, costs
 from dp_risk.types import (
     DpRiskError,
@@ -28,7 +25,7 @@ from dp_risk.types import (
     Trust,
     VerificationError,
 )
-from server import record
+from server import models, record
 from server.aggregation import Weights
 from server.attendance import Attendance, listed
 from server.averaging import Averaging
@@ -51,7 +48,6 @@ from server.sizes import find as find_sizes
 from server.start import first_module
 from server.summing import Summing
 
-SCHEMA_VERSION = 1
 _REPORTS = 10
 # A site that lost its connection is back after half of that.
 _LAST_WORD_SECONDS = 60.0
@@ -127,7 +123,7 @@ class Run:
             sums = self._summing(plan, met)
             sizes = find_sizes(plan, sums, views, self.job.federation.byzantine)
             outcome = self._rounds(plan, sums, sizes)
-            self._save_model(outcome.weights)
+            models.save(self.job, outcome.weights)
             estimates = self._evaluate(plan, sums, outcome.weights)
             closes = True
         except DpRiskError:
@@ -345,7 +341,7 @@ class Run:
             for site in got.sites:
                 joined[site] += 1
             learner.hear(average(got))
-            self._check_weights(module, learner.weights, number + 1)
+            models.check(module, learner.weights, number + 1)
             if self.log.holds(number):
                 continue
             spent = self._spent(plan, number + 1, sums.asked)
@@ -361,23 +357,6 @@ class Run:
                 }
             )
         return Outcome(weights=learner.result(), joined=joined, steps=learner.steps)
-
-    @staticmethod
-    def _check_weights(module: Any, weights: Weights, rounds: int) -> None:
-        """Stop where the sites would refuse to go on.
-
-        Raises
-        ------
-        FederationError
-            If the weights are not finite, or too large for exact clipping.
-        """
-        try:
-            load_weights(module, weights)
-        except ValueError as error:
-            raise FederationError(
-                f"after round {rounds}: {error}: the learning rate is too large, or a site sent "
-                "absurd sums; charges are kept"
-            ) from None
 
     @staticmethod
     def _spent(plan: Plan, done: int, asked: Mapping[str, int]) -> float | None:
@@ -405,19 +384,6 @@ class Run:
             # The model stands, and what was charged stays charged.
             LOG.error("no estimates: %s", error)
             return None
-
-    def _save_model(self, weights: Weights) -> None:
-        job = self.job
-        arrays: dict[str, NDArray[Any]] = {k: np.ascontiguousarray(v) for k, v in weights.items()}
-        safetensors.numpy.save_file(arrays, job.folder / "model.safetensors")
-        about = {
-            "schema_version": SCHEMA_VERSION,
-            "model": job.model,
-            "options": dict(job.model_options),
-            "schema": dict(job.schema),
-            "seed": job.seed,
-        }
-        (job.folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
 def execute(grid: Grid, job: Job, observer: Observer | None = None) -> dict[str, Any]:
