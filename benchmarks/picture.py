@@ -7,14 +7,14 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from dp_risk.report import plots
+from dp_risk.report.plots import run as plots
 
 
 def main(run: Path, out: Path) -> None:
     """Write one plot of a report as a picture that stands alone."""
     report = json.loads((run / "report.json").read_text())
     picture = plots.frontier(report["frontier"], "auroc", width=760, cls="wide")
-    style = (files("dp_risk.report") / "style.css").read_text()
+    style = (files("dp_risk.report.page") / "style.css").read_text()
     head, _, body = picture.partition(">")
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
     paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'

@@ -17,12 +17,12 @@ from dp_risk.federation.files import write
 from dp_risk.models.additive import shapes
 from dp_risk.privacy import keys
 from dp_risk.privacy.release import canonical
-from dp_risk.report.attach import attach as join
-from dp_risk.report.audit_facts import build_audit
-from dp_risk.report.facts import SCHEMA_VERSION as NEWEST
-from dp_risk.report.facts import build
-from dp_risk.report.render import render
-from dp_risk.report.upgrade import upgrade
+from dp_risk.report.facts.attach import attach as join
+from dp_risk.report.facts.audit import build_audit
+from dp_risk.report.facts.run import SCHEMA_VERSION as NEWEST
+from dp_risk.report.facts.run import build
+from dp_risk.report.facts.upgrade import upgrade
+from dp_risk.report.page.render import render
 from server.provenance import commit, versions
 
 REPORT, PAGE, AUDIT = "report.json", "report.html", "audit"

@@ -15,8 +15,8 @@ from dp_risk.cli import artefacts, manifest
 from dp_risk.cli.display import console
 from dp_risk.cli.folders import read_json, run_folder
 from dp_risk.privacy.keys import Key
-from dp_risk.report.comparison_facts import FEWEST, MOST, Compared, build_comparison
-from dp_risk.report.facts import SCHEMA_VERSION
+from dp_risk.report.facts.comparison import FEWEST, MOST, Compared, build_comparison
+from dp_risk.report.facts.run import SCHEMA_VERSION
 from dp_risk.report.sections.comparison import at_a_glance
 from dp_risk.types import ConfigurationError
 

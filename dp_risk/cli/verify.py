@@ -19,11 +19,11 @@ from dp_risk.cli import agreement, artefacts, evidence
 from dp_risk.cli.folders import read_json
 from dp_risk.cli.manifest import MANIFEST, check_unchanged, trusted
 from dp_risk.privacy.entries import GARBLED
-from dp_risk.report.comparison_facts import KIND as COMPARISON
-from dp_risk.report.facts import SCHEMA_VERSION as NEWEST
-from dp_risk.report.reading import check_page, generator
-from dp_risk.report.render import drawing, render
-from dp_risk.report.validation import validate
+from dp_risk.report.facts.comparison import KIND as COMPARISON
+from dp_risk.report.facts.run import SCHEMA_VERSION as NEWEST
+from dp_risk.report.facts.validation import validate
+from dp_risk.report.page.reading import check_page, generator
+from dp_risk.report.page.render import drawing, render
 from dp_risk.types import ConfigurationError, VerificationError
 
 SCHEMA_VERSION = 1

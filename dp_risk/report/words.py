@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.privacy.plan import spares_cost
-from dp_risk.report.forms import rounded_up
+from dp_risk.report.page.forms import rounded_up
 
 TRUST_WORDS = {
     "local": "Trust: local. Each site adds its own noise before anything leaves; the server and "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_risk.report import build, build_audit
-from dp_risk.report.comparison_facts import Compared, build_comparison
+from dp_risk.report.facts.comparison import Compared, build_comparison
 from tests.report import test_audit as audits
 from tests.report import test_subgroups as by_group
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dp_risk.evaluation.subgroups import GROUP_METRICS
-from dp_risk.report.reading import check_page
+from dp_risk.report.page.reading import check_page
 
 from .conftest import Run
 

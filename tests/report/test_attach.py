@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from dp_risk.report import build, render
-from dp_risk.report.attach import attach
-from dp_risk.report.reading import check_page
-from dp_risk.report.validation import validate
+from dp_risk.report.facts.attach import attach
+from dp_risk.report.facts.validation import validate
+from dp_risk.report.page.reading import check_page
 from dp_risk.types import ConfigurationError
 
 from . import test_audit

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dp_risk.report import build, render
-from dp_risk.report.comparing.rows import row, way
-from dp_risk.report.comparison_facts import Compared, build_comparison
-from dp_risk.report.reading import check_page
-from dp_risk.report.validation import validate
+from dp_risk.report.facts.comparing.rows import row, way
+from dp_risk.report.facts.comparison import Compared, build_comparison
+from dp_risk.report.facts.validation import validate
+from dp_risk.report.page.reading import check_page
 from dp_risk.types import ConfigurationError, VerificationError
 
 from . import test_audit

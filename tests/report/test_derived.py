@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dp_risk.report import build, render
-from dp_risk.report.derived import complete
+from dp_risk.report.facts.derived import complete
 
 from . import test_audit
 from .pages import Page

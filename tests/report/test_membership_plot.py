@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_risk.report.membership_plot import membership
+from dp_risk.report.plots.membership import membership
 
 rates = st.lists(st.floats(0, 1), min_size=0, max_size=30).map(sorted)
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dp_risk.report import build, render
-from dp_risk.report.bound import bind, escaped, pointer_of, resolve
-from dp_risk.report.forms import FORMS, printed
-from dp_risk.report.methods import METHODS
-from dp_risk.report.reading import check_page
-from dp_risk.report.validation import validate
+from dp_risk.report.facts.validation import validate
+from dp_risk.report.page.bound import bind, escaped, pointer_of, resolve
+from dp_risk.report.page.forms import FORMS, printed
+from dp_risk.report.page.methods import METHODS
+from dp_risk.report.page.reading import check_page
 from dp_risk.types import VerificationError
 
 from . import test_audit

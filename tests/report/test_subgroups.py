@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dp_risk.report import build, render
-from dp_risk.report.reading import check_page
+from dp_risk.report.facts.validation import validate
+from dp_risk.report.page.reading import check_page
 from dp_risk.report.sections.subgroups import DRAWN, METRICS
-from dp_risk.report.validation import validate
 
 from .pages import Page
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_risk.report import svg
-from dp_risk.report.forms import rounded_down, rounded_up
+from dp_risk.report.page.forms import rounded_down, rounded_up
+from dp_risk.report.plots import svg
 from dp_risk.report.words import factor
 
 pixels = st.floats(0, 300, allow_nan=False)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dp_risk.report import SCHEMA_VERSION, render
-from dp_risk.report.reading import check_page
-from dp_risk.report.upgrade import upgrade
-from dp_risk.report.validation import validate
+from dp_risk.report.facts.upgrade import upgrade
+from dp_risk.report.facts.validation import validate
+from dp_risk.report.page.reading import check_page
 from tests.report.pages import Page
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dp_risk.audit.findings import FALSIFIED, HEURISTIC
-from dp_risk.report import audit_plots
-from dp_risk.report.html import (
+from dp_risk.report.page.html import (
     Cell,
     How,
     Name,
@@ -20,7 +19,8 @@ from dp_risk.report.html import (
     show,
     table,
 )
-from dp_risk.report.plots import both
+from dp_risk.report.plots import audit as audit_plots
+from dp_risk.report.plots.run import both
 from dp_risk.report.sections.common import Facts, down, legend, note
 from dp_risk.report.words import AUDITED_WORDS, CHECK_WORDS, GUARANTEE_WORDS, PURPOSE_WORDS
 

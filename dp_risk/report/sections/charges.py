@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dp_risk.report.html import Cell, How, Name, details, fill, section, table
+from dp_risk.report.page.html import Cell, How, Name, details, fill, section, table
 from dp_risk.report.sections.common import Facts, note, shares, up, whose
 from dp_risk.report.sections.utility import estimate_cells
 from dp_risk.report.words import PURPOSE_WORDS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dp_risk.report.html import How, Name, Shown, figures, fill, section
+from dp_risk.report.page.html import How, Name, Shown, figures, fill, section
 from dp_risk.report.sections.common import Facts, whose
 
 # (heading, ((name in settings, words, method, form), ...))

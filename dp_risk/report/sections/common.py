@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from dp_risk.report.html import Markup, Shown, esc, fill
-from dp_risk.report.methods import METHODS
+from dp_risk.report.page.html import Markup, Shown, esc, fill
+from dp_risk.report.page.methods import METHODS
 
 Facts = Mapping[str, Any]
 Section = Callable[[Facts], str]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from dp_risk.report.comparison_plots import dots, drawable
-from dp_risk.report.html import (
+from dp_risk.report.page.html import (
     Cell,
     How,
     Markup,
@@ -18,7 +17,8 @@ from dp_risk.report.html import (
     show,
     table,
 )
-from dp_risk.report.plots import both
+from dp_risk.report.plots.comparison import dots, drawable
+from dp_risk.report.plots.run import both
 from dp_risk.report.sections.common import Facts, note, shares, up
 from dp_risk.report.sections.fields import BUDGETS, GLANCE, LOSSES, SETTINGS, Field
 from dp_risk.report.sections.matrix import Line, line, matrix, plain, tag, texts

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dp_risk.report.html import Markup, esc, section
-from dp_risk.report.methods import GLOSSARY, METHODS
+from dp_risk.report.page.html import Markup, esc, section
+from dp_risk.report.page.methods import GLOSSARY, METHODS
 from dp_risk.report.sections.common import Facts
 
 

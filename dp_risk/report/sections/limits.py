@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dp_risk.report.html import Cell, bullets, details, fill, section, show, table
+from dp_risk.report.page.html import Cell, bullets, details, fill, section, show, table
 from dp_risk.report.sections.common import Facts
 
 _SIGNERS = ("Owner", "Privacy review", "Approval")

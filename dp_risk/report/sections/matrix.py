@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import unescape
 
-from dp_risk.report.forms import printed
-from dp_risk.report.html import How, Markup, Name, Shown, esc, name, show
+from dp_risk.report.page.forms import printed
+from dp_risk.report.page.html import How, Markup, Name, Shown, esc, name, show
 from dp_risk.report.sections.common import Facts
 
 # How a run's value stands to the reference's: sign, and what a reader without eyes hears.

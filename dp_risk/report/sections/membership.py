@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dp_risk.report.html import Cell, How, Name, Shown, details, esc, fill, section, table
-from dp_risk.report.membership_plot import membership as chart
-from dp_risk.report.plots import both
+from dp_risk.report.page.html import Cell, How, Name, Shown, details, esc, fill, section, table
+from dp_risk.report.plots.membership import membership as chart
+from dp_risk.report.plots.run import both
 from dp_risk.report.sections.common import Facts, legend, note
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dp_risk.report import plots
-from dp_risk.report.html import Cell, How, Name, Shown, details, section, show, table
+from dp_risk.report.page.html import Cell, How, Name, Shown, details, section, show, table
+from dp_risk.report.plots import run as plots
 from dp_risk.report.sections.common import Facts, note, whose
 
 SHAPES_DRAWN = 12

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dp_risk.report import plots
-from dp_risk.report.html import Cell, How, Name, Shown, bullets, details, fill, section, table
+from dp_risk.report.page.html import Cell, How, Name, Shown, bullets, details, fill, section, table
+from dp_risk.report.plots import run as plots
 from dp_risk.report.sections.common import Facts, down, legend, note, shares, up, whose
 from dp_risk.types import Trust
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dp_risk.report import plots, svg
-from dp_risk.report.forms import DASH, printed
-from dp_risk.report.html import Cell, How, Shown, details, fill, section, table
+from dp_risk.report.page.forms import DASH, printed
+from dp_risk.report.page.html import Cell, How, Shown, details, fill, section, table
+from dp_risk.report.plots import run as plots
+from dp_risk.report.plots import svg
 from dp_risk.report.sections.common import Facts, note, whose
 
 HOW = "subgroups"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
-from dp_risk.report.html import (
+from dp_risk.report.page.html import (
     How,
     Markup,
     Name,

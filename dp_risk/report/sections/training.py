@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dp_risk.report import plots
-from dp_risk.report.html import Cell, How, Shown, details, section, table
+from dp_risk.report.page.html import Cell, How, Shown, details, section, table
+from dp_risk.report.plots import run as plots
 from dp_risk.report.sections.common import Facts, note, up
 
 ROUND_ROWS = 60

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.report import plots
-from dp_risk.report.html import Cell, How, Markup, Name, Shown, details, fill, section, table
+from dp_risk.report.page.html import Cell, How, Markup, Name, Shown, details, fill, section, table
+from dp_risk.report.plots import run as plots
 from dp_risk.report.sections.common import Facts, note, whose
 from dp_risk.types import Split
 

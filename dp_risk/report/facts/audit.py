@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
-from dp_risk.report import derived, words
-from dp_risk.report.facts import SCHEMA_VERSION, plain, review, subject
-from dp_risk.report.loose import count, finite, listing, mapping, mappings
-from dp_risk.report.membership_facts import membership
+from dp_risk.report import words
+from dp_risk.report.facts import derived
+from dp_risk.report.facts.loose import count, finite, listing, mapping, mappings
+from dp_risk.report.facts.membership import membership
+from dp_risk.report.facts.run import SCHEMA_VERSION, plain, review, subject
 
 Facts = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.report.loose import count, finite, listing, mapping, mappings
+from dp_risk.report.facts.loose import count, finite, listing, mapping, mappings
 
 Facts = Mapping[str, Any]
 

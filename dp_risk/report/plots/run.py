@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dp_risk.report import svg
-from dp_risk.report.forms import bin_label, number, rounded_down, rounded_up, signed
-from dp_risk.report.html import esc
+from dp_risk.report.page.forms import bin_label, number, rounded_down, rounded_up, signed
+from dp_risk.report.page.html import esc
+from dp_risk.report.plots import svg
 
 WIDE, NARROW = 920.0, 350.0
 SITES_SHOWN = 40

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dp_risk.audit.findings import FALSIFIED
-from dp_risk.report.comparing.rows import way
-from dp_risk.report.loose import leaf, listing, mapping, mappings
+from dp_risk.report.facts.comparing.rows import way
+from dp_risk.report.facts.loose import leaf, listing, mapping, mappings
 
 Facts = Mapping[str, Any]
 _PAIRS_NAMED = 6

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 
-from dp_risk.report.bound import resolve
-from dp_risk.report.forms import FORMS, printed
+from dp_risk.report.page.bound import resolve
+from dp_risk.report.page.forms import FORMS, printed
 from dp_risk.types import VerificationError
 
 _VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -19,7 +19,7 @@ def check_page(html: str, report: Mapping[str, Any]) -> int:
     Parameters
     ----------
     html : str
-        A page that `dp_risk.report.render` made.
+        A page that `dp_risk.report.page.render` made.
     report : mapping
         ``report.json``.
 

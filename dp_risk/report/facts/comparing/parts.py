@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.report.comparing.rows import Row, row
-from dp_risk.report.loose import leaf, listing, mapping, mappings, number
+from dp_risk.report.facts.comparing.rows import Row, row
+from dp_risk.report.facts.loose import leaf, listing, mapping, mappings, number
 
 Facts = Mapping[str, Any]
 _PURPOSES = ("counts", "training", "score_bins", "evaluation")

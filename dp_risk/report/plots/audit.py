@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.report import svg
-from dp_risk.report.forms import number, percent, rounded_down
-from dp_risk.report.plots import axes_y
+from dp_risk.report.page.forms import number, percent, rounded_down
+from dp_risk.report.plots import svg
+from dp_risk.report.plots.run import axes_y
 
 Facts = Mapping[str, Any]
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
-from dp_risk.report.bound import bind
-from dp_risk.report.facts import SCHEMA_VERSION
-from dp_risk.report.html import esc
+from dp_risk.report.facts.run import SCHEMA_VERSION
+from dp_risk.report.facts.upgrade import upgrade
+from dp_risk.report.page.bound import bind
+from dp_risk.report.page.html import esc
 from dp_risk.report.sections import SECTIONS
-from dp_risk.report.upgrade import upgrade
 from dp_risk.types import ConfigurationError
 
 _FEW = 3  # sections that need no list of contents
@@ -45,7 +46,7 @@ def render(report: Mapping[str, Any], *, sections: Sequence[str] | None = None) 
     for name in names:
         if name not in SECTIONS:
             raise ConfigurationError(f"report.sections: no section is called {name}")
-    style = files("dp_risk.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("dp_risk.report.page").joinpath("style.css").read_text(encoding="utf-8")
     bound = bind(upgrade(report))
     parts = {name: part for name in names if (part := SECTIONS[name](bound))}
     body = "\n".join(part for name, part in parts.items() if name != "summary")
@@ -66,12 +67,18 @@ def render(report: Mapping[str, Any], *, sections: Sequence[str] | None = None) 
 def drawing() -> str:
     """Return the name of the code that draws pages: version, and digest of its files."""
     digest = hashlib.sha256()
-    rooms = [files("dp_risk.report"), files("dp_risk.report.sections")]
-    for room in rooms:
-        for file in sorted(room.iterdir(), key=lambda one: one.name):
-            if file.name.endswith((".py", ".css")):
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for name, content in sorted(_sources(files("dp_risk.report"), "")):
+        digest.update(name.encode() + b"\0" + content)
     return f"dp-risk {version('dp-risk')} {digest.hexdigest()[:16]}"
+
+
+def _sources(room: Traversable, above: str) -> Iterator[tuple[str, bytes]]:
+    for one in room.iterdir():
+        name = f"{above}/{one.name}"
+        if one.is_dir():
+            yield from _sources(one, name)
+        elif name.endswith((".py", ".css")):
+            yield name, one.read_bytes()
 
 
 def _contents(parts: Mapping[str, str]) -> str:

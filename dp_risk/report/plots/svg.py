@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dp_risk.report.html import esc
+from dp_risk.report.page.html import esc
 
 FONT = 12.5
 LINE = 16.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.report import svg
-from dp_risk.report.forms import number, rounded_down
+from dp_risk.report.page.forms import number, rounded_down
+from dp_risk.report.plots import svg
 
 Facts = Mapping[str, Any]
 _STEP, _HEADING = 27.0, 24.0

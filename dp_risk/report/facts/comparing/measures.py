@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.report.comparing.rows import Row, row, way
-from dp_risk.report.loose import mapping, mappings, number
+from dp_risk.report.facts.comparing.rows import Row, row, way
+from dp_risk.report.facts.loose import mapping, mappings, number
 
 Facts = Mapping[str, Any]
 _POINTS = ("auroc", "auprc")

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from dp_risk.report.bound import pointer_of
-from dp_risk.report.forms import printed
+from dp_risk.report.page.bound import pointer_of
+from dp_risk.report.page.forms import printed
 
 
 class Markup(str):
@@ -26,7 +26,7 @@ class Shown:
     value : object
         A leaf of the report; what knows its place is printed with it.
     form : str
-        One of `dp_risk.report.forms.FORMS`.
+        One of `dp_risk.report.page.forms.FORMS`.
     """
 
     value: object
@@ -45,7 +45,7 @@ class How:
     name : str
         What a reader sees.
     method : str
-        A key of `dp_risk.report.methods.METHODS`.
+        A key of `dp_risk.report.page.methods.METHODS`.
     """
 
     name: str

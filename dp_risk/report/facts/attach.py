@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.report import derived
-from dp_risk.report.forms import rounded_up
+from dp_risk.report.facts import derived
+from dp_risk.report.page.forms import rounded_up
 from dp_risk.types import ConfigurationError
 
 Facts = Mapping[str, Any]

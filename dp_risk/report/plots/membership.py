@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.report import svg
+from dp_risk.report.plots import svg
 
 Facts = Mapping[str, Any]
 

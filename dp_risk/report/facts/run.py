@@ -12,7 +12,9 @@ import numpy as np
 import yaml
 
 from dp_risk.privacy.events import decode
-from dp_risk.report import derived, frontier_facts, words
+from dp_risk.report import words
+from dp_risk.report.facts import derived
+from dp_risk.report.facts import frontier as frontier_facts
 from dp_risk.types import ConfigurationError
 
 SCHEMA_VERSION = 2

@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from dp_risk.report import derived
-from dp_risk.report.comparing import parts
-from dp_risk.report.comparing.cautions import cautions
-from dp_risk.report.comparing.measures import measures, near_one
-from dp_risk.report.comparing.rows import Row, apart, differing, row
-from dp_risk.report.facts import SCHEMA_VERSION
-from dp_risk.report.loose import leaf, listing, mapping, mappings, number
-from dp_risk.report.upgrade import upgrade
+from dp_risk.report.facts import derived
+from dp_risk.report.facts.comparing import parts
+from dp_risk.report.facts.comparing.cautions import cautions
+from dp_risk.report.facts.comparing.measures import measures, near_one
+from dp_risk.report.facts.comparing.rows import Row, apart, differing, row
+from dp_risk.report.facts.loose import leaf, listing, mapping, mappings, number
+from dp_risk.report.facts.run import SCHEMA_VERSION
+from dp_risk.report.facts.upgrade import upgrade
 from dp_risk.types import ConfigurationError
 
 FEWEST, MOST = 2, 8

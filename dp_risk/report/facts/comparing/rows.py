@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from dp_risk.report.loose import leaf
+from dp_risk.report.facts.loose import leaf
 
 Row = dict[str, Any]
 Value = str | int | float | None

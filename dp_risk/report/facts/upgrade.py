@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_risk.report import derived
-from dp_risk.report.audit_facts import with_counts
-from dp_risk.report.facts import SCHEMA_VERSION, review
+from dp_risk.report.facts import derived
+from dp_risk.report.facts.audit import with_counts
+from dp_risk.report.facts.run import SCHEMA_VERSION, review
 
 
 def upgrade(report: Mapping[str, Any]) -> Mapping[str, Any]:
