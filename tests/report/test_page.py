@@ -113,6 +113,15 @@ def test_a_page_with_another_figure_is_found_out(report: Facts) -> None:
             check_page(re.sub(f'{name}="[^"]*"', broken, html, count=1), report)
 
 
+def test_paper_is_tied_to_the_signed_file(report: Facts) -> None:
+    signed = report | {"signature": {"public_key": "ab" * 32, "signature": "cd" * 64}}
+    validate(signed)
+    html = render(signed)
+    assert check_page(html, signed) == check_page(render(report), report) + 2
+    text = re.sub("<[^>]*>", "", html)
+    assert "begins with abababababab, its signature with cdcdcdcdcdcd." in text
+
+
 def _unbound(html: str) -> str:
     """Return a page without what is bound, drawn, or only repeats the facts as they are."""
     html = re.sub(r"<svg.*?</svg>", "", html, flags=re.S)

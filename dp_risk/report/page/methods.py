@@ -272,6 +272,12 @@ METHODS: dict[str, Method] = {
         "test on the same held-out units would be.",
         source="report.json: comparison.",
     ),
+    "signature": Method(
+        name="Signature of the facts",
+        words="Ed25519 over all of report.json but the signature. The first twelve digits are "
+        "shown, so that a sheet of paper can be compared with the file; dp-risk verify checks all.",
+        source="report.json: signature.",
+    ),
     "statement": Method(
         name="Ledger statement",
         words="What a site says that it charged for this run: signed with the site's key, with "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dp_risk.report.page.html import Cell, bullets, details, fill, section, show, table
-from dp_risk.report.sections.common import Facts
+from dp_risk.report.page.html import Cell, Shown, bullets, details, fill, section, show, table
+from dp_risk.report.sections.common import Facts, note
 
 _SIGNERS = ("Owner", "Privacy review", "Approval")
 
@@ -58,9 +58,19 @@ def review(report: Facts) -> str:
     return section(
         "review",
         "Sign-off and review",
-        f'{known}{missing}<p class="note">{words}</p><div class="signing">'
+        f'{known}{missing}<p class="note">{words}</p>{_seal(report)}<div class="signing">'
         f"{table('To be filled in by hand', head, rows)}</div>",
     )
+
+
+def _seal(report: Facts) -> str:
+    """Show how a sheet of paper is tied to the file that a machine signed."""
+    signed = report.get("signature")
+    if not signed:
+        return ""
+    begin = (Shown(value=signed[name], form="short") for name in ("public_key", "signature"))
+    words = "The key that signed report.json begins with {}, its signature with {}."
+    return note(fill(words, *begin), "signature")
 
 
 def configuration(report: Facts) -> str:
