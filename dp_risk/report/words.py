@@ -83,6 +83,11 @@ GUARANTEE_WORDS = {
     "heuristic": "none; not counted",
 }
 
+NOISE = "discrete Gaussian on a grid"
+SAMPLERS = {True: "every unit in every step", False: "Poisson"}
+ACCOUNTANT = "privacy loss distributions, dp-accounting {}"
+FILTER = "Renyi filter of order {}"
+
 NOT_AUDITED = (
     "Nobody has tried to show this claim false. dp-risk audit does, with the same configuration on "
     "public data; dp-risk report RUN --audit AUDIT puts what it found here."

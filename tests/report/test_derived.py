@@ -71,6 +71,25 @@ def test_what_was_lost_is_said_in_any_trust(run: Facts) -> None:
     assert found["doubts"] == ["a site forgot a charge"]
 
 
+def test_what_stands_behind_the_figures_is_named(run: Facts) -> None:
+    run["versions"]["dp-accounting"] = "0.6.0"
+    run["sites"][1]["statement"] = {"account": {"order": 3}}
+    report = build("run", run | {"q": 0.25}, None, [], "", [])
+    assert report["accounting"]["sampler"] == "Poisson"
+    words = Page(render(report)).words
+    assert "privacy loss distributions, dp-accounting 0.6.0" in words
+    assert "Renyi filter of order 3" in words
+    assert (
+        build("run", run, None, [], "", [])["accounting"]["sampler"] == "every unit in every step"
+    )
+    assert build("run", run | {"randomness": "seeded"}, None, [], "", [])["accounting"] == {}
+
+
 def test_facts_that_follow_are_made_anew(run: Facts) -> None:
     report = build("run", run, None, [], "", [])
-    assert complete(report | {"summary": {}, "losses": {}, "counts": {}, "trusts": []}) == report
+    assert (
+        complete(
+            report | {"summary": {}, "losses": {}, "counts": {}, "trusts": [], "accounting": {}}
+        )
+        == report
+    )

@@ -27,7 +27,7 @@ def complete(report: Facts) -> dict[str, Any]:
     Parameters
     ----------
     report : mapping
-        All facts but ``trusts, counts, losses, summary``.
+        All facts but ``trusts, counts, losses, accounting, summary``.
     """
     trials = (report.get("search") or {}).get("trials") or []
     frontier = report.get("frontier")
@@ -40,6 +40,7 @@ def complete(report: Facts) -> dict[str, Any]:
             "trials_done": sum(trial.get("outcome") == "done" for trial in trials),
         },
         "losses": _losses(report),
+        "accounting": _accounting(report),
         "summary": {
             **_verdict(report),
             "utility": _points(frontier) if frontier else _metrics(report.get("utility") or {}),
@@ -136,6 +137,22 @@ def _budget_words(report: Facts) -> list[str]:
     if report["kind"] == "frontier":
         return ["Every point had fresh simulated ledgers on public data: no real one was opened."]
     return []
+
+
+def _accounting(report: Facts) -> dict[str, str]:
+    """Say which sampler, noise, accountant and filter stand behind the figures of a run."""
+    settings = report["settings"]
+    if report["kind"] not in ("run", "frontier") or report["not_private"]:
+        return {}
+    found = {"noise": words.NOISE, "sampler": words.SAMPLERS[settings.get("q") == 1]}
+    version = report["versions"].get("dp-accounting")
+    if version:
+        found["accountant"] = words.ACCOUNTANT.format(version)
+    accounts = ((site.get("statement") or {}).get("account") or {} for site in report["sites"])
+    orders = sorted({account["order"] for account in accounts if account.get("order")})
+    if orders:
+        found["filter"] = words.FILTER.format(", ".join(map(str, orders)))
+    return found
 
 
 def _losses(report: Facts) -> dict[str, Any] | None:

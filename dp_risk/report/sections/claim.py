@@ -55,6 +55,12 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ),
     ),
 )
+_ACCOUNTING = (
+    ("sampler", "sampler that ran", "sampling"),
+    ("noise", "noise", "noise"),
+    ("accountant", "accountant of a run", "epsilon-run"),
+    ("filter", "filter of a lifetime", "lifetime"),
+)
 _OF_ONE_RUN = {
     *("run", "finished", "epsilon_spent", "epsilon_target", "epsilon_lifetime", "epsilon_search"),
     *("sigma", "rounds_abandoned", "answers_lost", "positives", "ridge", "units"),
@@ -80,6 +86,13 @@ def claim(report: Facts) -> str:
         }
         if shown:
             content += f"<h3>{heading}</h3>{figures(shown)}"
+    shown = {
+        How(name=words, method=method): report["accounting"][name]
+        for name, words, method in _ACCOUNTING
+        if name in report["accounting"]
+    }
+    if shown:
+        content += f"<h3>The accounting</h3>{figures(shown)}"
     return section("claim", "The claim in full", whose(report) + content) if content else ""
 
 
