@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from dp_risk.types import ConfigurationError
 
@@ -135,10 +136,22 @@ def evaluate(
     step = max(1, _CELLS // len(y))
     for start in range(0, bootstrap, step):
         blocks.append(_all(ranked, _resamples(rng, min(step, bootstrap - start), len(y))))
-    return {
+    found = {
         name: _estimate(float(point[name][0]), [block[name] for block in blocks])
         for name in METRICS
     }
+    if blocks:
+        top = math.ceil(len(y) / 100)
+        found["precision_at_1pct"] = _widened(found["precision_at_1pct"], top)
+    return found
+
+
+def _widened(estimate: Estimate, trials: int) -> Estimate:
+    """Return a rate's interval, no shorter than Clopper & Pearson's: 10 of 10 are not certain."""
+    hits = estimate.value * trials
+    low = float(stats.beta.ppf(0.025, hits, trials - hits + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, trials - hits)) if hits < trials else 1.0
+    return Estimate(value=estimate.value, low=min(low, estimate.low), high=max(high, estimate.high))
 
 
 def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:

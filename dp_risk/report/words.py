@@ -25,6 +25,12 @@ SIMULATED = (
     "everyone but that person."
 )
 
+SEVERAL = "Whoever has k records is protected less: by up to k times this epsilon."
+BESIDE = (
+    "The guarantee is for what the sites released. Figures marked exact were computed beside it "
+    "from held-out rows, because the sites call their data public."
+)
+
 SERIES_WORDS = {
     "local": "Local noise",
     "distributed": "Secure sum",
@@ -92,6 +98,7 @@ NOT_AUDITED = (
     "Nobody has tried to show this claim false. dp-risk audit does, with the same configuration on "
     "public data; dp-risk report RUN --audit AUDIT puts what it found here."
 )
+ONE_SEED = "There is one seed only: small differences mean nothing."
 POINTS_NOT_AUDITED = (
     "A frontier shows what epsilon costs. Audit the one configuration that you ship, and put the "
     "audit into the report of its run."
@@ -172,7 +179,7 @@ def factor(epsilon: float) -> str:
 
 def unit_phrase(unit: object) -> str:
     """Return what adjacency adds or removes."""
-    return "all records of one account" if unit == "account" else "all data of one record"
+    return "all records of one account" if unit == "account" else "one record"
 
 
 def not_private(run: Mapping[str, Any]) -> list[str]:
@@ -214,7 +221,7 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
         Sentences of one paragraph.
     """
     delta = run.get("delta")
-    plus = f", plus at most {delta:g}" if isinstance(delta, int | float) else ""
+    plus = _plus(delta)
     who = unit_phrase(run.get("unit"))
     trust = _trust(run, str(run.get("trust")))
     if kind == "frontier":
@@ -258,7 +265,9 @@ def claim(kind: str, run: Mapping[str, Any], trusts: Sequence[str] = ()) -> list
             f"costs epsilon {rounded_up(search['epsilon'])}, not this run's alone."
         ]
     simulated = [SIMULATED] if run.get("simulated") else []
-    return [bound, *whole, *([trust] if trust else []), *simulated]
+    several = [] if run.get("unit") == "account" else [SEVERAL]
+    beside = [BESIDE] if run.get("utility_source") == "exact" else []
+    return [bound, *whole, *([trust] if trust else []), *several, *beside, *simulated]
 
 
 def audit_claim(
@@ -276,7 +285,7 @@ def audit_claim(
     if epsilon is None:
         return ["No epsilon is recorded, so there is no claim to falsify."]
     change = "adding or removing" if subject.get("adjacency") == "add-remove" else "changing"
-    plus = f", plus at most {delta:g}" if delta is not None else ""
+    plus = _plus(delta)
     view = subject.get("view")
     return [
         f"The trainer claims: {change} {unit_phrase(subject.get('unit'))} at one site changes the "
@@ -284,6 +293,14 @@ def audit_claim(
         *filter(None, [_trust(subject, str(subject.get("trust")))]),
         *([f"The audit looks at {view}."] if view else []),
     ]
+
+
+def _plus(delta: object) -> str:
+    """Return the part of a claim that delta is; empty where there is none."""
+    if not isinstance(delta, int | float) or isinstance(delta, bool):
+        return ""
+    odds = f" (1 in {round(1 / delta):,})" if 1e-15 < delta < 1 else ""
+    return f", plus at most {delta:g}{odds}"
 
 
 def _trust(run: Mapping[str, Any], mode: str) -> str:

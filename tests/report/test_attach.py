@@ -48,11 +48,20 @@ def test_what_differs_between_run_and_audit_is_said(run: Facts) -> None:
     differs = {"epsilon_target": 2.0, "delta": 1e-6, "q": 0.5, "commit": "def456"}
     other = build("run", run | differs, None, [], "", [])
     words = " ".join(attach(other, audit)["audit"]["source"])
-    for said in ("epsilon 1.00; this run was asked for 2.00", "delta was 1e-05", "rate was 1;"):
+    for said in ("epsilon 1.00; this run claims 2.00", "delta was 1e-05", "rate was 1;"):
         assert said in words
     assert "commit was abc123; this run's is def456" in words
-    same = build("run", run | {"delta": 1e-5}, None, [], "", [])
-    assert "was asked for" not in " ".join(attach(same, audit)["audit"]["source"])
+    assert "number of rounds was 80; this run's is 60" in words
+    assert "It had 10 sites; this run has 3" in words
+    found = attach(other, audit)["summary"]
+    assert found["verdict"] == "another claim not falsified"
+    assert "The audit was of epsilon 1.00" in found["verdict_words"][0]
+    same = attach(build("run", run | {"delta": 1e-5}, None, [], "", []), audit)
+    assert "this run claims" not in " ".join(same["audit"]["source"])
+    assert same["summary"]["verdict"] == "not falsified"
+    assert "leak of epsilon 0.83 at least, of the 1 claimed" in same["summary"]["verdict_words"][1]
+    fallen = attach(other, test_audit.facts(test_audit.failing("gate")))
+    assert fallen["summary"]["verdict"] == "falsified"
 
 
 @pytest.mark.parametrize(

@@ -125,4 +125,4 @@ def test_shares_come_from_the_record_where_it_has_them(run: Facts) -> None:
 
 
 def test_a_unit_at_several_sites_is_in_the_claim(run: Facts) -> None:
-    assert "all data of one record at up to 3 sites" in page(run | {"max_sites_per_unit": 3}).words
+    assert "one record at up to 3 sites" in page(run | {"max_sites_per_unit": 3}).words

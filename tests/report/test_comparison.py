@@ -176,7 +176,9 @@ def test_frontiers_and_audits_compare_with_their_own_kind(run: Facts, frontier: 
     }
     assert checks["sampler"] == ["passed", "failed"]
     assert check_page(render(facts), facts) > 40
-    with pytest.raises(ConfigurationError, match="run 0 is a frontier and run 1 a run"):
+    with pytest.raises(
+        ConfigurationError, match=r"kinds differ: run 0 \(frontier\), run 1 \(run\)"
+    ):
         compared(fronts[0], report_of(run))
 
 

@@ -13,6 +13,14 @@ Facts = Mapping[str, Any]
 
 # An audit of another of these says nothing about the run.
 _SAME = ("trust", "unit", "adjacency", "model")
+# Parts of a plan, by their names in an audit, in words.
+_PLAN = (
+    ("noise_multiplier", "noise multiplier"),
+    ("sampling_rate", "sampling rate"),
+    ("clip_norm", "clip norm"),
+    ("rounds", "number of rounds"),
+)
+_RUN_NAMES = {"noise_multiplier": "sigma", "sampling_rate": "q"}
 
 
 def attach(report: Facts, audit: Facts) -> dict[str, Any]:
@@ -43,7 +51,11 @@ def attach(report: Facts, audit: Facts) -> dict[str, Any]:
                 f"--audit: the run has {name} {ours}, the audit looked at {theirs}: it says "
                 "nothing about this run"
             )
-    evidence = {**audit["audit"], "source": _source(report, audit)}
+    evidence = {
+        **audit["audit"],
+        "source": _source(report, audit),
+        "differs": _differs(report, audit["audit"]),
+    }
     return derived.complete(
         {
             **{name: value for name, value in report.items() if name != "signature"},
@@ -62,21 +74,32 @@ def _source(report: Facts, audit: Facts) -> list[str]:
         f"({audit['subject'] or 'not named'}). It looks at the program and its settings, not at "
         "this run's rows."
     ]
-    epsilon, claimed = settings.get("epsilon_target"), facts["claimed_epsilon"]
-    if epsilon is not None and claimed is not None and epsilon != claimed:
-        lines.append(
-            f"It audited the claim of epsilon {rounded_up(claimed)}; this run was asked for "
-            f"{rounded_up(epsilon)}."
-        )
-    if settings.get("delta") is not None and settings.get("delta") != facts["delta"]:
-        lines.append(f"Its delta was {facts['delta']}; this run's is {settings['delta']}.")
-    rate = facts["plan"].get("sampling_rate")
-    if settings.get("q") is not None and rate is not None and rate != settings["q"]:
-        lines.append(f"Its sampling rate was {rate:.4g}; this run's is {settings['q']:.4g}.")
+    lines += _differs(report, facts)
+    for name, words in _PLAN:
+        ours, theirs = settings.get(_RUN_NAMES.get(name, name)), facts["plan"].get(name)
+        if ours is not None and theirs is not None and ours != theirs:
+            lines.append(f"Its {words} was {theirs:.4g}; this run's is {ours:.4g}.")
+    sites = facts["subject"].get("sites")
+    if sites is not None and report["sites"] and sites != len(report["sites"]):
+        lines.append(f"It had {sites} sites; this run has {len(report['sites'])}.")
     for what, ours, theirs in (
         ("commit", report["commit"], audit["commit"]),
         ("version", *(one["versions"].get("dp-risk") for one in (report, audit))),
     ):
         if ours != theirs:
             lines.append(f"The program's {what} was {theirs}; this run's is {ours}.")
+    return lines
+
+
+def _differs(report: Facts, facts: Facts) -> list[str]:
+    """Say where the audit was of another claim than the run's."""
+    settings, lines = report["settings"], []
+    epsilon, claimed = settings.get("epsilon_target"), facts["claimed_epsilon"]
+    if epsilon is not None and claimed is not None and epsilon != claimed:
+        lines.append(
+            f"The audit was of epsilon {rounded_up(claimed)}; "
+            f"this run claims {rounded_up(epsilon)}."
+        )
+    if settings.get("delta") is not None and settings.get("delta") != facts["delta"]:
+        lines.append(f"The audit's delta was {facts['delta']}; this run's is {settings['delta']}.")
     return lines

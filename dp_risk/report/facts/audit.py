@@ -120,6 +120,7 @@ def with_counts(audit: Facts) -> dict[str, Any]:
     passed = sum(bool(check["passed"]) for check in checks)
     return {
         "source": [],
+        "differs": [],
         "membership": None,
         **audit,
         "gate": {**audit["gate"], "confidence": None if level is None else 1 - level},

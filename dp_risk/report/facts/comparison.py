@@ -92,7 +92,7 @@ def build_comparison(runs: Sequence[Compared]) -> dict[str, Any]:
             raise ConfigurationError(f"--compare: {run.name} holds no run, frontier or audit")
         if report["kind"] != kind:
             raise ConfigurationError(
-                f"--compare: {runs[0].name} is a {kind} and {run.name} a {report['kind']}; "
+                f"--compare: kinds differ: {runs[0].name} ({kind}), {run.name} ({report['kind']}); "
                 "only folders of one kind compare"
             )
     return derived.complete(

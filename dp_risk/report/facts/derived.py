@@ -8,10 +8,12 @@ from typing import Any
 
 from dp_risk.audit.findings import FALSIFIED
 from dp_risk.report import words
+from dp_risk.report.page.forms import rounded_down
 
 Facts = Mapping[str, Any]
 
 NOT_AUDITED, NO_CLAIM = "not audited", "no claim to audit"
+OTHER_CLAIM = "another claim not falsified"
 # An interval wider than this says too little for the first page.
 _BLIND = 0.5
 HEADLINES = (
@@ -71,12 +73,34 @@ def _verdict(report: Facts) -> dict[str, Any]:
             if audit["verdict"] == FALSIFIED
             else [words.NOT_PROVED]
         )
-        return {"verdict": audit["verdict"], "verdict_words": lines}
+        verdict = audit["verdict"]
+        if verdict != FALSIFIED and audit.get("differs"):
+            verdict = OTHER_CLAIM
+            lines = [*audit["differs"], words.NOT_PROVED]
+        return {"verdict": verdict, "verdict_words": [*lines, *_strength(audit)]}
     if report["not_private"] or report["kind"] == "comparison":
         return {"verdict": NO_CLAIM, "verdict_words": []}
     if report["kind"] == "frontier":
         return {"verdict": NOT_AUDITED, "verdict_words": [words.POINTS_NOT_AUDITED]}
     return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED]}
+
+
+def _strength(audit: Facts) -> list[str]:
+    """Say what the audit could have seen: how long it looked, and its best bound."""
+    made, wanted = (audit["canaries"].get(name) for name in ("inside", "wanted"))
+    lines = []
+    if isinstance(made, int) and isinstance(wanted, int) and 0 < made < wanted:
+        lines.append(
+            f"It was cut short: {made / wanted:.1%} of the planned observations were made."
+        )
+    chosen = audit.get("chosen") or {}
+    bound, claimed = chosen.get("epsilon_lower_bound"), audit.get("claimed_epsilon")
+    if bound is not None and claimed is not None:
+        lines.append(
+            f"It shows a leak of epsilon {rounded_down(bound)} at least, "
+            f"of the {claimed:g} claimed."
+        )
+    return lines
 
 
 def _metrics(utility: Facts) -> list[dict[str, Any]]:
@@ -109,7 +133,9 @@ def _points(frontier: Facts) -> list[dict[str, Any]]:
 
 def _utility_words(report: Facts) -> list[str]:
     if report["kind"] == "frontier":
-        return ["Means over seeds, on public held-out units."]
+        counts = {p["count"] for s in report["frontier"]["series"] for p in s["points"]}
+        single = [words.ONE_SEED] if counts == {1} else []
+        return ["Means over seeds, on public held-out units.", *single]
     return {
         "exact": ["On public held-out units, with 95 % intervals."],
         "charged": ["Estimated from noisy releases, within the same epsilon; 95 % intervals."],
@@ -132,8 +158,6 @@ def _budget(sites: Sequence[Facts]) -> dict[str, Any] | None:
 
 
 def _budget_words(report: Facts) -> list[str]:
-    if report["kind"] == "audit":
-        return ["The audit's sites were scratch sites on public data: no real ledger was opened."]
     if report["kind"] == "frontier":
         return ["Every point had fresh simulated ledgers on public data: no real one was opened."]
     return []

@@ -70,6 +70,8 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "number2": lambda x: number(x, 2),
     "number4": lambda x: number(x, 4),
     "figures4": lambda x: f"{x:,}" if isinstance(x, int) else f"{x:.4g}",
+    # Bounds are searched for up to 100.
+    "ceiling": lambda x: "above 100" if x >= 100 else number(x),
     "general": lambda x: f"{x:g}",
     "fixed1": lambda x: f"{x:.1f}",
     "whole": _whole,

@@ -217,7 +217,7 @@ METHODS: dict[str, Method] = {
         "fixed beforehand, turned into a noise multiplier and composed over the plan. One run: "
         "the smallest epsilon that makes so many right guesses unlikely. Rounded down.",
         source="Nasr et al. 2023; Steinke, Nasr & Jagielski 2023, Theorem 5.2; Mahloujifar, Melis "
-        "& Chaudhuri 2024. audit.json: results, gate.",
+        "& Chaudhuri 2025. audit.json: results, gate.",
     ),
     "ceiling": Method(
         name="Ceiling of a bound",
@@ -298,19 +298,29 @@ GLOSSARY: dict[str, str] = {
     "delta": "The probability with which the bound by epsilon may fail.",
     "distributed trust": "Sites add shares of the noise and mask what they send, so that the "
     "server sees only the noisy sum.",
+    "DP-SGD": "Training by gradients of which each unit's is clipped and to whose sum noise is "
+    "added.",
+    "ECE": "Expected calibration error: how far scores lie from observed rates on average.",
     "epsilon": "A bound on how much likelier any outcome may become through one unit: a factor of "
     "e to the epsilon. Smaller protects more.",
     "event": "What a mechanism did, as far as its cost goes: its noise and its sampling.",
     "falsified": "An audit found evidence against the claim. The opposite is not proof of it.",
+    "f-DP": "A way to state a guarantee by the errors of the best test instead of epsilon.",
     "filter": "The rule that stops a ledger before all runs together exceed a lifetime budget.",
+    "gate": "The bound of an audit at a strict level that decides, beside the checks.",
     "holdout": "Units that are never trained on; a keyed hash of the id decides, for ever.",
     "ledger": "A site's record of everything that was charged: append-only, chained, signed.",
     "ledger head": "Hash of a ledger's last entry; it stands for all entries before it.",
     "local trust": "Each site adds all of the noise before anything leaves it.",
     "noise multiplier": "Standard deviation of the noise over the clip norm; sigma.",
     "PLD": "Privacy loss distribution: a tight way of composing costs that were fixed beforehand.",
+    "Poisson sample": "Each unit takes part by a coin of its own, independently of all others.",
+    "preconditioner": "A matrix, made from noisy gradients, that scales steps so that fewer do.",
     "release": "Numbers that left a site through a mechanism that was charged.",
+    "ridge": "What is added to a preconditioner so that noise does not make it unstable.",
     "round": "One question of the server's to the sites, and their answers.",
+    "rule of aggregation": "How answers of sites become one: their sum, or a rule that bears "
+    "sites that lie.",
     "sampling rate": "Probability with which a unit takes part in a step; q.",
     "secure sum": "A protocol by which a server learns the sum of what sites send, nothing else.",
     "share of the noise": "What one site adds in distributed trust.",
@@ -319,5 +329,6 @@ GLOSSARY: dict[str, str] = {
     "spare round": "A round that was planned and charged in case one is lost.",
     "split": "Training units or holdout units; each has a budget of its own where ids are stable.",
     "trust": "Who is trusted with what: see local and distributed.",
+    "white box": "An audit that sees every release and chooses the weights.",
     "unit": "What is protected: one record, or all records of an account.",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.report.page.forms import number, percent, rounded_down
+from dp_risk.report.page.forms import number, percent, printed, rounded_down
 from dp_risk.report.plots import svg
 from dp_risk.report.plots.run import axes_y
 
@@ -61,7 +61,7 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
         )
         words = f": {_down(row.get('epsilon_lower_bound'))}"
         if ceiling is not None:
-            words += f", ceiling {number(ceiling, 2)}"
+            words += f", ceiling {printed(ceiling, 'ceiling')}"
         words = svg.shorten(str(row["label"]), right - left - svg.width(words)) + words
         labels.append(svg.text(left + 4, at + 17, words, "label halo"))
     if claimed is not None:

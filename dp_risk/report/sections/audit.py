@@ -82,8 +82,8 @@ def _not_falsified(facts: Facts) -> str:
     weak = ""
     if isinstance(made, int) and isinstance(wanted, int) and made < wanted:
         weak = fill(
-            " Time was over after {} of {} observations of canaries, so that the bounds are "
-            "weaker than planned.",
+            " Time was over after {} of {} observations with a canary inside, so that the bounds "
+            "are weaker than planned.",
             made,
             wanted,
         )
@@ -119,7 +119,7 @@ def bounds(report: Facts) -> str:
         [
             result["method"],
             down(result["epsilon_lower_bound"], 3),
-            result["ceiling"],
+            Shown(value=result["ceiling"], form="ceiling"),
             Shown(value=result["confidence"], form="percent"),
             result["canaries"],
             result["observations"],
@@ -226,7 +226,8 @@ def tradeoff(report: Facts) -> str:
     words = (
         "A test that tells from the releases whether a unit took part makes two kinds of errors. "
         "The claim says that none gets below the claimed curve. The dashed line is the upper "
-        "95 % limit of the measured curve, point by point."
+        "95 % limit of the measured curve, point by point: where only the measured line is below "
+        "the claimed one, that may be chance."
     )
     names = ("false_positive", "claimed", "measured", "high")
     how = "tradeoff"

@@ -61,18 +61,13 @@ _ACCOUNTING = (
     ("accountant", "accountant of a run", "epsilon-run"),
     ("filter", "filter of a lifetime", "lifetime"),
 )
-_OF_ONE_RUN = {
-    *("run", "finished", "epsilon_spent", "epsilon_target", "epsilon_lifetime", "epsilon_search"),
-    *("sigma", "rounds_abandoned", "answers_lost", "positives", "ridge", "units"),
-    *("trust", "seconds", "peak_rss_mb"),
-}
 _DISTRIBUTED = {"max_colluding", "spare_rounds"}
 
 
 def claim(report: Facts) -> str:
     """Show every setting that the claim depends on, in groups."""
     settings = report["settings"]
-    hidden = set(_OF_ONE_RUN) if report["kind"] == "frontier" else set()
+    hidden: set[str] = set()
     if settings.get("unit") != "account":
         hidden.add("max_records_per_account")
     if "distributed" not in report["trusts"]:

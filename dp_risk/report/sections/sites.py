@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dp_risk.report.page.html import Cell, How, Name, Shown, bullets, details, fill, section, table
 from dp_risk.report.plots import run as plots
 from dp_risk.report.sections.common import Facts, down, legend, note, shares, up, whose
+from dp_risk.report.words import PURPOSE_WORDS
 from dp_risk.types import Trust
 
 _UNITS = "Units: training units, declared or released with noise"
@@ -124,7 +125,7 @@ def _statements(rows: Sequence[Facts]) -> str:
             [
                 site.get("site"),
                 charge.get("split"),
-                charge.get("purpose"),
+                PURPOSE_WORDS.get(str(charge.get("purpose")), charge.get("purpose")),
                 charge.get("event"),
                 charge.get("rounds_reserved"),
                 charge.get("rounds_paid"),

@@ -23,6 +23,7 @@ REASONS = {
     "few_positives": "fewer than 30 positives",
     "few_negatives": "fewer than 30 negatives",
 }
+NONE_ASKED = "names no column"
 DRAWN = 24  # groups of a chart
 _OPEN = 12  # groups whose table is not folded
 _STEP = 22.0
@@ -32,7 +33,7 @@ def subgroups(report: Facts) -> str:
     """Show the utility of every group of every column asked for, or say why there is none."""
     entries, why = report["subgroups"], report["subgroups_note"]
     if not entries:
-        if not why:
+        if not why or report["kind"] != "run" or NONE_ASKED in why:
             return ""
         return section("subgroups", "Utility by subgroup", f"<p>{fill('{}.', why)}</p>")
     first = entries[0]

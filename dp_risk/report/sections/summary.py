@@ -27,7 +27,9 @@ _VERDICTS = {FALSIFIED: "falsified", NOT_FALSIFIED: "held"}
 
 def summary(report: Facts) -> str:
     """Title, warnings, the claim in plain words, and four answers on one page."""
-    subject = f'<p class="subject">{show(report["subject"])}</p>' if report.get("subject") else ""
+    names = [report.get("subject"), report["settings"].get("run")]
+    named = " · ".join(show(one) for one in names if one)
+    subject = f'<p class="subject">{named}</p>' if named else ""
     return Markup(
         f"<header>{subject}<h1>{show(report['title'])}</h1></header>{_warning(report)}"
         f'<section id="summary" aria-label="Summary">{_headline(report)}'
@@ -166,21 +168,19 @@ def _budget(report: Facts) -> str:
         if not words:
             return ""
         body = "".join(f"<p>{show(line)}</p>" for line in words)
-        return _card("budget", "What is left?", "Nothing was taken", body)
-    parts = [
-        fill("Of a lifetime budget of {}, at the site with least left, {}.",
-             Shown(value=facts["of"], form="general"), facts["site"])
-        if facts["of"] is not None
-        else fill("At the site with least left, {}.", facts["site"])
-    ]  # fmt: skip
+        return _card("budget", "What is left?", "No real budget was touched", body)
+    parts = [fill("At the site with least left, {}.", facts["site"])]
     if facts["run"] is not None:
-        parts.append(
-            fill("This run took {} of the filter; {} of it is left.", shares(facts["run"]),
-                 shares(facts["rest"]))
-        )  # fmt: skip
+        parts.append(fill("This run took {}.", shares(facts["run"])))
+        of = Shown(value=facts["of"], form="general") if facts["of"] is not None else "all"
+        words = "As an epsilon {} of {}: there a constant is taken off once, whatever was spent."
+        parts.append(fill(words, down(facts["left"]), of))
     link = name(How(name="How a lifetime is counted", method="lifetime"))
     lines = "".join(f"<p>{line}</p>" for line in parts)
-    answer = fill("epsilon {}", down(facts["left"]))
+    left = fill("epsilon {}", down(facts["left"]))
+    if facts["rest"] is None:
+        return _card("budget", "What is left?", left, f"{lines}<p>{link}</p>")
+    answer = fill("{} of the lifetime budget", shares(facts["rest"]))
     return _card("budget", "What is left?", answer, f"{lines}<p>{link}</p>")
 
 

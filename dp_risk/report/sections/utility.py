@@ -43,7 +43,7 @@ def utility(report: Facts) -> str:
         content += _estimated(estimates, facts, by_account=by_account, shared=shared)
     else:
         content += table(
-            f"On held-out {'records' if by_account else 'units'}, with 95 % intervals",
+            f"Exact, on held-out {'records' if by_account else 'units'}, with 95 % intervals",
             ("Metric", *(How(name=words, method="utility-exact") for words in _COLUMNS)),
             _rows(facts),
         )
