@@ -47,7 +47,7 @@ RUN_INDEX = "CREATE INDEX entry_run ON entry (json_extract(body, '$.run')) WHERE
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def sync(folder: Path) -> None:

@@ -115,7 +115,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
         {**c, "statement": {**c["statement"], "ballast": "x" * 10**6}}
     ),
 }
-LONG = ("too many entries", "a long text")
+LONG = ("too many entries", "a long text", "a bloated statement")
 
 
 @pytest.mark.parametrize("wrong", WRONG)
