@@ -278,7 +278,10 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
         "site-00.json: the run statement does not hold",
     ),
     "the ledgers of two sites": (swapped, "site-00.json: another statement than run.json says"),
-    "a ledger missing": (lambda f: (f / "ledgers" / "site-01.json").unlink(), "a statement of the record is not there: site-01.json"),
+    "a ledger missing": (
+        lambda f: (f / "ledgers" / "site-01.json").unlink(),
+        "a statement of the record is not there: site-01.json",
+    ),
     "a ledger too many": (
         lambda f: (f / "ledgers" / "site-07.json").write_text("{}") and None,
         "site-07.json: of no site whose",

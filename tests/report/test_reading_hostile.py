@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +26,8 @@ def test_a_page_that_would_take_hours_is_refused(page: str) -> None:
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 def test_any_page_is_read_or_refused(page: str) -> None:
-    try:
+    with contextlib.suppress(VerificationError):
         assert check_page(page, {}) == 0
-    except VerificationError:
-        pass
 
 
 @pytest.mark.parametrize("index", ["²", "9" * 5000, "-1", " 0", ""])
