@@ -18,6 +18,7 @@ from dp_risk.federation import files
 from dp_risk.privacy import run_statement
 from dp_risk.privacy.entries import GARBLED
 from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.release import canonical
 from dp_risk.privacy.run_statement import CLOSING
 from dp_risk.types import Adjacency, VerificationError
 from server.budget import SiteView
@@ -28,6 +29,8 @@ KIND = "ledger of a run"
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 # A run has a reservation, a close, and perhaps a raised budget in between.
 _MORE_ENTRIES, _MORE_CHARACTERS, _CHARACTERS = 12, 40_000, 1500
+# A statement stands in the record: room for hundreds of amendments and rotations.
+_MOST_OF_A_STATEMENT = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,12 @@ def _check(plan: Plan, site: str, said: Any, released: Mapping[str, int]) -> Non
     most = 2 * sum(line.rounds for line in plan.schedule) + _MORE_ENTRIES
     entries = said["entries"]
     characters = sum(len(entry["text"]) for entry in entries[: most + 1])
-    if len(entries) > most or characters > _CHARACTERS * most + _MORE_CHARACTERS:
+    size = len(canonical(said["statement"]))
+    if (
+        len(entries) > most
+        or characters > _CHARACTERS * most + _MORE_CHARACTERS
+        or size > _MOST_OF_A_STATEMENT
+    ):
         raise VerificationError("the run statement is longer than the run")
     found = run_statement.check(said["statement"], entries)
     account = found.terms.account

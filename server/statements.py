@@ -12,7 +12,7 @@ from dp_risk.privacy.entries import Entry
 from dp_risk.privacy.run_statement import CLOSING
 from dp_risk.types import Adjacency, Split, Trust, Unit
 
-_HEX = re.compile(r"[0-9a-f]+")
+_HEX, _HALF = re.compile(r"[0-9a-f]+"), re.compile("[\ud800-\udfff]")
 _LONGEST_ENTRY, _SHORT = 20_000, ("time", "kind", "previous", "hash", "signature")
 _LONGEST, _MOST_UNITS, _MOST_ENTRIES, _MOST_TEXTS = 200, 10**12, 10**12, 10
 
@@ -42,6 +42,11 @@ def checked(said: Mapping[str, Any], *, closing: bool = False) -> dict[str, Any]
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable()
+
+
+def _words(value: Any) -> bool:
+    # Half of a character cannot be written to a page.
+    return isinstance(value, str) and len(value) <= 500 and not _HALF.search(value)
 
 
 def _hex(length: int) -> Any:
@@ -89,7 +94,7 @@ def _amendments(value: Any) -> bool:
     texts = ("kind", "by", "reason", "time")
     return all(
         isinstance(one, dict)
-        and all(isinstance(one.get(name), str) and len(one[name]) <= 500 for name in texts)
+        and all(_words(one.get(name)) for name in texts)
         and _number(0, 1e9)(one.get("lifetime_epsilon"))
         for one in value
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from dp_risk.cli.folders import parse
+from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.entries import verify_head
+from dp_risk.privacy.events import decode
 from dp_risk.privacy.plan import Purpose, costs
 from dp_risk.privacy.run_statement import Evidence
 from dp_risk.privacy.run_statement import check as check_statement
@@ -50,7 +52,7 @@ def check(folder: Path, notes: Notes) -> None:
     VerificationError
         Naming the first thing that does not hold.
     """
-    record = json.loads((folder / "run.json").read_text())
+    record = parse((folder / "run.json").read_text())
     sites = record.get("sites", [])
     _heads(sites, notes)
     signed = [site for site in sites if site.get("statement") is not None]
@@ -58,19 +60,51 @@ def check(folder: Path, notes: Notes) -> None:
     for site in signed:
         _statement(folder, record, site, notes)
     if signed:
+        _charges(record)
         notes.holds(
             f"{len(signed)} ledger statements hold: signatures, entries, charges, and each gives "
             "the run's epsilon again"
         )
     for site in sites:
-        if "no_statement" in site and site["statement"] is None:
-            notes.missing(f"what {site['site']} charged: no statement: {site['no_statement']}")
+        if site.get("statement") is None:
+            why = site.get("no_statement", "the record has none, as older programs wrote it")
+            notes.missing(f"what {site['site']} charged: no statement: {why}")
+    if not sites and record.get("epsilon_spent") is not None:
+        notes.missing("what was charged: the record names no site")
     notes.missing(
         "what the ledgers held before this run, and since (dp-risk ledger verify, at each site or "
         "on its export)"
     )
     if sites:
+        notes.missing(
+            "what only the record's signer says: which sites took part, trust, steps, sizes, model "
+            "and utility"
+        )
         notes.missing("whether the sites read these rows and drew this noise: no file shows it")
+
+
+def one_key_each(folder: Path, signers: Mapping[str, str]) -> None:
+    """Check that nobody speaks for a site but itself: a trusted key does not vouch for two.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    signers : mapping of str to str
+        The public keys that signed its files, by file.
+
+    Raises
+    ------
+    VerificationError
+        If a site's key is that of another site, or of who signed the folder.
+    """
+    taken = dict.fromkeys(signers.values(), "whoever signed the folder")
+    for site in parse((folder / "run.json").read_text()).get("sites", []):
+        # Records of older runs hold no keys.
+        name, key = str(site["site"]), site.get("key")
+        if key is not None and str(key) in taken:
+            raise VerificationError(f"the key of {name} is also that of {taken[str(key)]}")
+        taken[str(key)] = name
 
 
 def _heads(sites: Sequence[Mapping[str, Any]], notes: Notes) -> None:
@@ -79,6 +113,8 @@ def _heads(sites: Sequence[Mapping[str, Any]], notes: Notes) -> None:
     for site in signed:
         if not verify_head(site["key"], site["ledger_head"], site["ledger_signature"]):
             raise VerificationError(f"the ledger head of {site['site']} is not signed by its key")
+    if len(signed) < len(sites):
+        notes.missing(f"the ledger heads of {len(sites) - len(signed)} sites: not signed")
     if not signed:
         return
     notes.holds(f"{len(signed)} ledger heads are signed by the keys that the record names")
@@ -93,6 +129,10 @@ def _no_others(folder: Path, sites: Sequence[str]) -> None:
     place = folder / FOLDER
     names = {path.name for path in place.iterdir()} if place.exists() else set()
     others = sorted(names - {f"{site}.json" for site in sites})
+    away = sorted({f"{site}.json" for site in sites} - names)
+    if away:
+        # Also what a name with a path in it would lead to.
+        raise VerificationError(f"{place}: a statement of the record is not there: {away[0]}")
     if others:
         raise VerificationError(f"{place / others[0]}: of no site whose statement the record has")
 
@@ -101,7 +141,7 @@ def _statement(
     folder: Path, record: Mapping[str, Any], site: Mapping[str, Any], notes: Notes
 ) -> None:
     path = folder / FOLDER / f"{site['site']}.json"
-    kept = json.loads(path.read_text())
+    kept = parse(path.read_text())
     if (kept["schema_version"], kept["kind"]) != (SCHEMA_VERSION, KIND):
         raise VerificationError(f"{path}: not the ledger of a run, or of another version")
     try:
@@ -131,7 +171,9 @@ def _disagrees(
         (found.plan != record["plan"], "another plan"),
         ([account.dataset, account.unit, account.adjacency] != terms, "another account"),
         (not _same_charges(found.schedule, record["charges"]), "other charges"),
+        (not _same_books(statement, site), "other budgets"),
         (not _same_epsilon(found, record), "another epsilon"),
+        (site["epsilon_spent"] != record["epsilon_spent"], "another epsilon of this site"),
     ):
         if differs:
             return why
@@ -141,6 +183,48 @@ def _disagrees(
 def _same_charges(schedule: Sequence[Purpose], charges: Sequence[Mapping[str, Any]]) -> bool:
     said = [(line["split"], line["purpose"], line["event_json"]) for line in charges]
     return said == [(line.split, line.name, line.total.to_dict()) for line in schedule]
+
+
+def _charges(record: Mapping[str, Any]) -> None:
+    """Check what the record says of each charge against its event, which the sites signed."""
+    delta, charges = record["delta"], record["charges"]
+    private = record["epsilon_by_split"] is not None
+    events = [decode(line["event_json"]) for line in charges]
+    weights = [rdp(event, 2) if private else 0.0 for event in events]
+    for line, event, weight in zip(charges, events, weights, strict=True):
+        account = sum(
+            w for x, w in zip(charges, weights, strict=True) if x["split"] == line["split"]
+        )
+        share = weight / account if account else None
+        cost = epsilon([event], delta) if private else None
+        if line["event"] != str(event) or not (
+            _close(line["epsilon"], cost) and _close(line["share"], share)
+        ):
+            raise VerificationError(f"charge {line['purpose']}: not what its event costs")
+
+
+def _close(said: Any, expected: float | None) -> bool:
+    if said is None or expected is None:
+        return said is expected
+    return math.isclose(said, expected, rel_tol=_RELATIVE)
+
+
+def _same_books(statement: Any, site: Mapping[str, Any]) -> bool:
+    """Whether the site's budgets are those it signed; a head of another moment says nothing."""
+    if site["ledger_head"] != statement["head"]:
+        return True
+    balances = statement["balances"]
+    figures = (
+        ("epsilon_lifetime_left", min(one["left_epsilon"] for one in balances.values())),
+        ("epsilon_lifetime", max(one["spent_epsilon"] for one in balances.values())),
+        ("lifetime_used", max(one["used"] for one in balances.values())),
+    )
+    return (
+        (site["accounts"], site["amendments"]) == (balances, statement["amendments"])
+        and (site["epsilon_lifetime_budget"], site["ledger_entries"])
+        == (statement["lifetime_epsilon"], statement["entries"])
+        and all(site[name] == value for name, value in figures)
+    )
 
 
 def _same_epsilon(found: Evidence, record: Mapping[str, Any]) -> bool:

@@ -67,6 +67,29 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
+def printable(text: str) -> str:
+    """Return what others wrote without what would move or end a line of a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def parse(text: str) -> Any:
+    """Read JSON that says everything once: of two equal names, readers take either.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or names something twice.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
 def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
     """Read an artefact of a version up to `newest`.
 
@@ -76,11 +99,11 @@ def read_json(path: Path, newest: int = SCHEMA_VERSION) -> dict[str, Any]:
         If it is missing, malformed, or of a newer version.
     """
     try:
-        data = json.loads(path.read_text())
+        data = parse(path.read_text())
         version = data["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk") from None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise ConfigurationError(f"{path}: its schema_version is no number")
     if version > newest:
         raise ConfigurationError(

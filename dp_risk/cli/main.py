@@ -15,6 +15,7 @@ from dp_risk import __version__
 from dp_risk.cli import ledger as ledger_verbs
 from dp_risk.cli import shards
 from dp_risk.cli.federation import verbs as federation_verbs
+from dp_risk.cli.folders import printable
 from dp_risk.cli.site import verbs as site_verbs
 from dp_risk.types import ConfigurationError, DpRiskError
 
@@ -68,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         options.act(options)
     except DpRiskError as error:
-        print(f"dp-risk: {error}", file=sys.stderr)
+        print(f"dp-risk: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"dp-risk: interrupted; {_kept(options)}", file=sys.stderr)
@@ -327,6 +328,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from dp_risk.cli import artefacts, manifest
+    from dp_risk.federation import files
     from dp_risk.privacy import keys
 
     if (options.run is None) == (options.compare is None):
@@ -343,9 +345,12 @@ def _report(options: argparse.Namespace) -> None:
         compare(options.compare, options.out, key=key)
         return
     if options.audit is not None:
+        files.tidy(options.run)
         artefacts.attach(options.run, options.audit, key=key)
         print(f"written: {options.run / artefacts.PAGE}")
         return
+    # What a killed predecessor left.
+    files.tidy(options.run)
     manifest.check_unchanged(options.run, but=(artefacts.PAGE,))
     artefacts.write_page(options.run)
     manifest.sign(options.run, key)

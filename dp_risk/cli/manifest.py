@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,11 +31,7 @@ def signing_key() -> keyring.Key:
 
 def sign(folder: Path, key: keyring.Key | None = None) -> None:
     """Write `manifest.json`: digests of all other files, signed with a key, else this user's."""
-    digests = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
-    }
+    digests = {name: _digest(folder / name) for name in sorted(_files(folder), key=Path)}
     key = key or signing_key()
     body = {
         "schema_version": _VERSION,
@@ -43,6 +40,30 @@ def sign(folder: Path, key: keyring.Key | None = None) -> None:
     }
     signature = keyring.sign(key, _CONTEXT, canonical(body))
     write(folder / MANIFEST, _text({**body, "signature": signature}))
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the names of all files but the manifest, from the folder on.
+
+    Raises
+    ------
+    VerificationError
+        If anything is no plain file or folder: a link leads out of what is signed, and a pipe or a
+        device never ends.
+    """
+    found = set()
+    for path in folder.rglob("*"):
+        kind = path.lstat().st_mode
+        if stat.S_ISREG(kind):
+            found.add(str(path.relative_to(folder)))
+        elif not stat.S_ISDIR(kind):
+            raise VerificationError(f"{path}: neither a plain file nor a folder")
+    return found - {MANIFEST}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(manifest: dict[str, Any]) -> str:
@@ -103,25 +124,22 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk")
+    # Before anything is read: a pipe in the place of a file would never end.
+    there = _files(folder)
     try:
         manifest = read_json(path, newest=_VERSION)
         good = path.read_bytes() == _text(manifest).encode() and _signed(manifest)
         files = dict(manifest["files"])
-    except (ConfigurationError, ValueError, KeyError, TypeError):
+    except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         good = False
     if not good:
         raise VerificationError(f"{path}: changed since it was signed: the signature does not hold")
-    there = {
-        str(p.relative_to(folder))
-        for p in folder.rglob("*")
-        if p.is_file() and p != folder / MANIFEST
-    }
     names = (n for n in set(files) | there if not any(fnmatchcase(n, one) for one in but))
     for name in sorted(names):
         if name not in there:
             raise VerificationError(f"{folder / name}: missing")
         if name not in files:
             raise VerificationError(f"{folder / name}: not in the manifest")
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
+        if _digest(folder / name) != files[name]:
             raise VerificationError(f"{folder / name}: changed since it was signed")
     return manifest

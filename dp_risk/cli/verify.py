@@ -6,7 +6,6 @@ Everything here is read and computed again from the folder alone. What it cannot
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from safetensors import SafetensorError
 
 from dp_risk.cli import agreement, artefacts, evidence
-from dp_risk.cli.folders import read_json
+from dp_risk.cli.folders import parse, printable, read_json
 from dp_risk.cli.manifest import MANIFEST, check_unchanged, trusted
 from dp_risk.privacy.entries import GARBLED
 from dp_risk.report.facts.comparison import KIND as COMPARISON
@@ -25,8 +24,18 @@ from dp_risk.report.facts.validation import validate
 from dp_risk.report.page.reading import check_page, generator
 from dp_risk.report.page.render import drawing, render
 from dp_risk.types import ConfigurationError, VerificationError
+from server.ledgers import FOLDER
 
 SCHEMA_VERSION = 1
+_RUN, _AUDITED = "run.json", "audit.json"
+# The files and folders that a run, a frontier, an audit or a comparison leaves.
+_KNOWN = frozenset(
+    {
+        _RUN, _AUDITED, artefacts.REPORT, artefacts.PAGE, artefacts.AUDIT, FOLDER,
+        "frontier.json", "config.yaml", "rounds.jsonl", "model.json", "model.safetensors",
+    }
+)  # fmt: skip
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +70,11 @@ class Notes:
 
     def holds(self, line: str) -> None:
         """Note what was checked."""
-        self.checked.append(line)
+        self.checked.append(printable(line))
 
     def missing(self, line: str) -> None:
         """Note what could not be checked."""
-        self.not_checked.append(line)
+        self.not_checked.append(printable(line))
 
     def signed(self, what: str, key: str, where: Path) -> None:
         """Note who signed something.
@@ -127,11 +136,28 @@ def verify(folder: Path, keys: Path | None) -> Found:
             with_one_line(folder / name, check, folder, notes)
         elif name in (artefacts.REPORT, artefacts.PAGE):
             notes.missing(f"{name}: there is none")
+    if (folder / _RUN).exists():
+        with_one_line(folder / _RUN, _speakers, folder, notes)
+    _unread(manifest["files"], notes)
     return notes.found
+
+
+def _speakers(folder: Path, notes: Notes) -> None:
+    evidence.one_key_each(folder, notes.signers)
+
+
+def _unread(names: Iterable[str], notes: Notes) -> None:
+    """Say which files nothing was compared with: a page may lie beside the one that was checked."""
+    others = [name for name in sorted(names) if Path(name).parts[0] not in _KNOWN]
+    if others:
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        notes.missing(f"what {', '.join(others[:_SHOWN])}{more} say: no file of a run folder")
 
 
 def _attached(folder: Path, keys: Path | None, notes: Notes) -> None:
     """Check the audit in a run's folder like any other, by whoever it was signed."""
+    if (folder / artefacts.AUDIT).exists():
+        raise VerificationError(f"{folder / artefacts.AUDIT}: an audit inside an audit")
     try:
         inside = verify(folder, keys)
     except ConfigurationError as error:
@@ -176,6 +202,10 @@ def _report(folder: Path, notes: Notes) -> None:
         notes.holds("report.json holds against its own signature")
     else:
         notes.missing("report.json: it has no signature of its own, as older programs wrote it")
+    if report["kind"] == COMPARISON and any((folder / n).exists() for n in (_RUN, _AUDITED)):
+        raise VerificationError("of a comparison, in the folder of a run")
+    if (report["schema_version"] < NEWEST or artefacts.SIGNATURE not in report) and _stated(folder):
+        raise VerificationError("of an older version than the record beside it")
     if report["schema_version"] < NEWEST:
         notes.missing(
             f"the form and the facts of report.json: it is of version "
@@ -194,6 +224,14 @@ def _report(folder: Path, notes: Notes) -> None:
         notes.missing(f"the words of report.json at {otherwise}: this program puts them otherwise")
 
 
+def _stated(folder: Path) -> bool:
+    """Whether a run's record is of a program that signed reports of this version."""
+    if not (folder / _RUN).exists():
+        return False
+    record = parse((folder / _RUN).read_text())
+    return any("no_statement" in site for site in record.get("sites", []))
+
+
 def _page(folder: Path, notes: Notes) -> None:
     report = read_json(folder / artefacts.REPORT, newest=NEWEST)
     # As bytes: reading text would make one line end of another.
@@ -201,7 +239,10 @@ def _page(folder: Path, notes: Notes) -> None:
     count = check_page(html, report)
     notes.holds(f"{count} figures of report.html are those of report.json")
     if generator(html) != drawing():
-        notes.missing("what report.html says around its figures: another version drew it")
+        notes.missing(
+            "what report.html shows: another version drew it, and only the figures that it marks "
+            "were compared; dp-risk report on a copy of the folder draws it anew"
+        )
     elif html != render(report):
         raise VerificationError("not the page that report.json gives")
     else:
@@ -209,7 +250,7 @@ def _page(folder: Path, notes: Notes) -> None:
 
 
 def _audit(folder: Path, notes: Notes) -> None:
-    audit = json.loads((folder / "audit.json").read_text())
+    audit = parse((folder / _AUDITED).read_text())
     failed = [check["name"] for check in audit["checks"] if not check["passed"]]
     named = f" ({', '.join(failed)})" if failed else ""
     notes.holds(f"the audit's verdict: claim {audit['verdict']}{named}")
@@ -217,8 +258,8 @@ def _audit(folder: Path, notes: Notes) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Path, Notes], None]] = {
-    "run.json": evidence.check,
-    "audit.json": _audit,
+    _RUN: evidence.check,
+    _AUDITED: _audit,
     artefacts.REPORT: _report,
     artefacts.PAGE: _page,
 }

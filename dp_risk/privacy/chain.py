@@ -47,7 +47,8 @@ RUN_INDEX = "CREATE INDEX entry_run ON entry (json_extract(body, '$.run')) WHERE
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    # No finer: others read it, and how long a charge took would tell of the rows.
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def sync(folder: Path) -> None:

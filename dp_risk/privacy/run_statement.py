@@ -289,6 +289,8 @@ def _entry(said: Mapping[str, Any]) -> Entry:
 def _amendment(said: Mapping[str, Any]) -> Amendment:
     texts = (said["time"], said["kind"], said["by"], said["reason"])
     good = all(isinstance(text, str) and len(text) <= _LONGEST for text in texts)
+    # Half of a character cannot be written to a page.
+    good = good and not any("\ud800" <= c <= "\udfff" for text in texts for c in text)
     _need(good and type(said["sequence"]) is int, "an amendment is not well formed")
     _need(_number(said["lifetime_epsilon"]), "an amendment is not well formed")
     return Amendment(**said)

@@ -115,7 +115,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
         {**c, "statement": {**c["statement"], "ballast": "x" * 10**6}}
     ),
 }
-LONG = ("too many entries", "a long text")
+LONG = ("too many entries", "a long text", "a bloated statement")
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -259,3 +259,20 @@ def test_a_server_killed_between_the_closes_gets_all_statements_in_the_end(
     record = execute(grid(folders), one)
     assert [site["no_statement"] for site in record["sites"]] == [None, None]
     assert sorted(path.name for path in place.iterdir()) == ["site-00.json", "site-01.json"]
+
+
+def test_a_reason_that_no_page_can_hold_is_no_statement(honest: dict[str, Any]) -> None:
+    half = {"kind": "raise", "lifetime_epsilon": 9.0, "by": "me", "reason": "\ud800", "time": "now"}
+    with pytest.raises(ValueError, match="amendments is missing or impossible"):
+        checked({**honest, "amendments": [half]})
+    checked({**honest, "amendments": [{**half, "reason": "two\nlines \U0001f600"}]})
+    closing = copy.deepcopy(honest["closing"])
+    closing["statement"]["amendments"] = [{**half, "sequence": 0}]
+    found = told({**honest, "closing": signed(closing)})
+    assert found.statement is None
+    assert "an amendment is not well formed" in str(found.missing)
+
+
+def test_times_of_entries_are_too_coarse_to_measure_a_batch(honest: dict[str, Any]) -> None:
+    for entry in honest["closing"]["entries"]:
+        assert "." not in entry["time"]

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from dp_risk.report.facts import derived
 from dp_risk.report.facts.comparing import parts
 from dp_risk.report.facts.comparing.cautions import cautions
 from dp_risk.report.facts.comparing.measures import measures, near_one
 from dp_risk.report.facts.comparing.rows import Row, apart, differing, row
-from dp_risk.report.facts.loose import leaf, listing, mapping, mappings, number
+from dp_risk.report.facts.loose import configuration, leaf, listing, mapping, mappings, number
 from dp_risk.report.facts.run import SCHEMA_VERSION
 from dp_risk.report.facts.upgrade import upgrade
 from dp_risk.types import ConfigurationError
@@ -288,10 +286,7 @@ def _glance(
 
 def _flat(text: Any) -> dict[str, str]:
     """Return a configuration as dotted keys and texts; lists stay whole."""
-    try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, AttributeError):
-        return {}
+    tree = configuration(text)
     out: dict[str, str] = {}
     waiting: list[tuple[str, Any]] = [("", tree)] if isinstance(tree, Mapping) else []
     while waiting:

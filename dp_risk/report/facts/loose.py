@@ -6,6 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
+
+class _Unfolded(yaml.SafeLoader):
+    """Knows no aliases: a few lines of them can stand for more text than there is memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError
+        return super().compose_node(parent, index)
+
+
+def configuration(text: Any) -> Any:
+    """Return what a configuration holds; None where it is no YAML, or has aliases."""
+    try:
+        return yaml.load(text, Loader=_Unfolded)
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError):
+        return None
+
 
 def mapping(value: Any) -> dict[str, Any]:
     """Return a mapping as a dictionary, anything else as an empty one."""

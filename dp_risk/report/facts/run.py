@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dp_risk.privacy.events import decode
 from dp_risk.report import words
 from dp_risk.report.facts import derived
 from dp_risk.report.facts import frontier as frontier_facts
+from dp_risk.report.facts.loose import configuration
 from dp_risk.types import ConfigurationError
 
 SCHEMA_VERSION = 2
@@ -157,10 +157,7 @@ def subject(config_yaml: str) -> str | None:
 
 
 def _configured(config_yaml: str) -> Mapping[str, Any]:
-    try:
-        config = yaml.safe_load(config_yaml)
-    except yaml.YAMLError:
-        return {}
+    config = configuration(config_yaml)
     return config if isinstance(config, dict) else {}
 
 

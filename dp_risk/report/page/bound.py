@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+_INDEX = re.compile("[0-9]{1,9}")
 Leaf = str | int | float
 
 
@@ -73,7 +75,7 @@ def resolve(report: Any, pointer: str) -> Any:
         key = step.replace("~1", "/").replace("~0", "~")
         if isinstance(report, Mapping):
             report = report[key]
-        elif isinstance(report, list) and key.isdigit() and int(key) < len(report):
+        elif isinstance(report, list) and _INDEX.fullmatch(key) and int(key) < len(report):
             report = report[int(key)]
         else:
             raise KeyError(pointer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -10,6 +11,9 @@ from dp_risk.report.page.bound import resolve
 from dp_risk.report.page.forms import FORMS, printed
 from dp_risk.types import VerificationError
 
+_RAGGED = re.compile(r"<(?:[^<>]*(?:<|\Z)|\?|!(?!doctype html>))", re.IGNORECASE)
+_TAG = re.compile("<[^<>]*>")
+_LONGEST_TAG, _DEEPEST = 100_000, 200
 _VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 
 
@@ -29,9 +33,7 @@ def check_page(html: str, report: Mapping[str, Any]) -> int:
         Naming the first place where page and facts say different things, or a place that the
         facts do not have.
     """
-    reader = _Reader()
-    reader.feed(html)
-    reader.close()
+    reader = _read(html)
     for pointer, form, text in reader.found:
         try:
             fact = resolve(report, pointer)
@@ -52,9 +54,17 @@ def check_page(html: str, report: Mapping[str, Any]) -> int:
 
 def generator(html: str) -> str | None:
     """Return the program that a page says it was made by; None where it says nothing."""
+    return _read(html).generator
+
+
+def _read(html: str) -> _Reader:
+    """Read a page whose tags all end, as those of any version do: others can take hours to read."""
+    if _RAGGED.search(html) or len(max(_TAG.findall(html), key=len, default="")) > _LONGEST_TAG:
+        raise VerificationError("not a page that this program draws: a tag does not end")
     reader = _Reader()
     reader.feed(html)
-    return reader.generator
+    reader.close()
+    return reader
 
 
 class _Reader(HTMLParser):
@@ -73,6 +83,8 @@ class _Reader(HTMLParser):
         if tag in _VOID:
             return
         pointer = given.get("data-fact")
+        if len(self._open) >= _DEEPEST:
+            raise VerificationError("not a page that this program draws: too deep")
         place = None if pointer is None else (pointer, given.get("data-form") or "text")
         self._open.append((tag, place, []))
 

@@ -1,0 +1,197 @@
+"""`dp-risk verify` on folders that somebody made to mislead it, to stop it, or to lead it out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dp_risk.cli import artefacts, manifest
+from dp_risk.cli.verify import verify
+from dp_risk.privacy import keys, run_statement
+from dp_risk.privacy.entries import CONTEXT
+from dp_risk.privacy.release import canonical
+from dp_risk.types import VerificationError
+
+from .conftest import Run
+from .test_evidence import STRANGER, edited, folder, made, read
+
+__all__ = ["folder", "made"]
+OTHER = Ed25519PrivateKey.from_private_bytes(b"\x08" * 32)
+
+
+def speak_for(folder: Path, site: str, key: Ed25519PrivateKey) -> None:
+    """Sign all that a site signs with another key, as whoever keeps the folder can."""
+    record, path = read(folder / "run.json"), folder / "ledgers" / f"{site}.json"
+    (row,) = (one for one in record["sites"] if one["site"] == site)
+    kept, public = read(path), keys.public_hex(key)
+    for entry in kept["entries"]:
+        entry["signature"] = keys.sign(key, CONTEXT, entry["hash"].encode())
+    body = {name: v for name, v in kept["statement"].items() if name != "signature"}
+    body["public_key"] = public
+    signature = keys.sign(key, run_statement.CONTEXT, canonical(body))
+    kept["statement"] = row["statement"] = {**body, "signature": signature}
+    row |= {
+        "key": public,
+        "ledger_signature": keys.sign(key, CONTEXT, row["ledger_head"].encode()),
+    }
+    path.write_text(json.dumps(kept))
+    (folder / "run.json").write_text(json.dumps(record))
+    artefacts.write_report(folder, html=True, key=STRANGER)
+    manifest.sign(folder, STRANGER)
+
+
+@pytest.mark.parametrize("theirs", ["the federation's", "another site's"])
+def test_a_key_that_is_trusted_for_something_else_does_not_speak_for_a_site(
+    folder: Path, tmp_path: Path, theirs: str
+) -> None:
+    key = STRANGER if theirs == "the federation's" else OTHER
+    trusted = tmp_path / "keys"
+    trusted.write_text("\n".join(map(keys.public_hex, (STRANGER, OTHER))))
+    if theirs == "another site's":
+        speak_for(folder, "site-01", OTHER)
+    speak_for(folder, "site-00", key)
+    with pytest.raises(VerificationError, match=r"the key of site-0. is also that of"):
+        verify(folder, trusted)
+
+
+def test_what_is_taken_out_of_a_record_is_missed(folder: Path) -> None:
+    def bare(record: Any) -> None:
+        for site in record["sites"]:
+            del site["statement"], site["no_statement"], site["ledger_signature"]
+
+    edited("run.json", bare)(folder)
+    shutil.rmtree(folder / "ledgers")
+    artefacts.write_report(folder, html=True, key=STRANGER)
+    manifest.sign(folder, STRANGER)
+    missed = verify(folder, None).not_checked
+    assert "the ledger heads of 2 sites: not signed" in missed
+    for site in ("site-00", "site-01"):
+        assert any(line.startswith(f"what {site} charged: no statement") for line in missed)
+    edited("run.json", lambda r: r.update(sites=[]))(folder)
+    artefacts.write_report(folder, html=True, key=STRANGER)
+    manifest.sign(folder, STRANGER)
+    assert "what was charged: the record names no site" in verify(folder, None).not_checked
+
+
+def test_a_page_beside_the_page_is_named(folder: Path) -> None:
+    (folder / "Report.html").write_text("epsilon 0.01")
+    manifest.sign(folder, STRANGER)
+    missed = verify(folder, None).not_checked
+    assert "what Report.html say: no file of a run folder" in missed
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(".")
+
+
+def outside(path: Path) -> None:
+    (path.parent.parent / "elsewhere").mkdir()
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("make", [pipe, link, loop, outside])
+@pytest.mark.parametrize("name", ["report.json", "manifest.json", "audit", "x"])
+def test_nothing_but_plain_files_is_opened(
+    run: Run, folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if name == "report.json":
+        manifest.sign(folder, STRANGER)
+    make(folder / name)
+    for said in (run("verify", folder), run("report", folder)):
+        assert said.code in ((2, 5) if name == "manifest.json" else (5,))
+        assert said.out == ""
+        assert "Traceback" not in said.err
+    with pytest.raises(VerificationError, match="neither a plain file nor a folder"):
+        manifest.sign(folder, STRANGER)
+
+
+def test_an_audit_inside_an_audit_is_none(folder: Path) -> None:
+    (folder / "audit" / "audit").mkdir(parents=True)
+    for place in (folder / "audit" / "audit", folder / "audit", folder):
+        (place / "a").write_text("")
+        manifest.sign(place, STRANGER)
+    with pytest.raises(VerificationError, match="an audit inside an audit"):
+        verify(folder, None)
+
+
+def test_a_manifest_that_nests_deeply_is_one_line(run: Run, folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 10**5)
+    said = run("verify", folder)
+    assert (said.code, said.out) == (5, "")
+    assert said.line.endswith("the signature does not hold")
+
+
+def test_what_others_wrote_does_not_write_lines_of_its_own(run: Run, folder: Path) -> None:
+    def silenced(record: Any) -> None:
+        why = "away\n9 files hold\x1b[1A\ud800"
+        record["sites"][0] |= {"statement": None, "no_statement": why}
+
+    edited("run.json", silenced)(folder)
+    (folder / "ledgers" / "site-00.json").unlink()
+    (folder / "report.html").unlink()
+    artefacts.write_report(folder, html=False, key=STRANGER)
+    manifest.sign(folder, STRANGER)
+    said = run("verify", folder)
+    assert said.code == 0, said.err
+    assert r"no statement: away\u000a9 files hold\u001b[1A\ud800" in said.out
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+def test_a_configuration_of_aliases_is_not_unfolded(folder: Path) -> None:
+    (folder / "config.yaml").write_text(f"{BOMB}report: {{owner: *j}}\n")
+    artefacts.write_report(folder, html=True, key=STRANGER)
+    manifest.sign(folder, STRANGER)
+    assert read(folder / "report.json")["review"]["owner"] is None
+    verify(folder, None)
+
+
+@pytest.mark.parametrize(
+    "name", [".report.json.0123456789abcdef", ".manifest.json.0123456789abcdef"]
+)
+def test_a_report_that_was_killed_is_repaired_by_the_next(
+    run: Run, folder: Path, name: str
+) -> None:
+    (folder / name).write_text("half")
+    assert run("verify", folder).code == 5
+    said = run("report", folder)
+    assert said.code == 0, said.err
+    assert run("verify", folder).code == 0
+
+
+def test_a_comparison_that_was_killed_leaves_no_half_folder(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, out = shutil.copytree(folder, tmp_path / "other"), tmp_path / "both"
+
+    def killed(*_: object, **__: object) -> None:
+        # What a killed process leaves stays: nothing is tidied up.
+        assert not out.exists() or not any(out.iterdir())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dp_risk.cli.manifest.sign", killed)
+        assert run("report", "--compare", folder, other, "--out", out).code == 130
+    said = run("report", "--compare", folder, other, "--out", out)
+    assert said.code == 0, said.err
+    assert run("verify", out).code == 0
