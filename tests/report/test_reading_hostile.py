@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_risk.report.reading import check_page
+from dp_risk.report.page.reading import check_page
 from dp_risk.types import VerificationError
 
 PIECES = ["<a ", "</", "<!", "<!--", "<![x", "<?x", "<b>x", "</b>", '<a b="', "&", ">", "<style>"]
