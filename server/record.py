@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from dp_risk.federation import files
 from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.plan import TRAINING, Plan
 from dp_risk.types import Adjacency, RandomnessKind, Unit
@@ -128,6 +131,12 @@ def build(
             *_assumptions(plan, steps, estimates, federation),
         ],
     }
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Write ``plan.json``: what the sites signed the digest of; nothing of it is private."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, "plan": plan.to_dict()}, indent=2)
+    files.write(folder / "plan.json", text + "\n")
 
 
 def charges(plan: Plan) -> list[dict[str, Any]]:

@@ -153,6 +153,7 @@ class Run:
             doubts=doubts,
             seconds=self.log.seconds,
         )
+        record.write_plan(self.job.folder, plan)
         # Last, and whole: where it is, the run is done.
         files.write(self.job.folder / "run.json", json.dumps(run, indent=2) + "\n")
         return run

@@ -11,12 +11,18 @@ from dp_risk.cli.folders import parse
 from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.events import decode
-from dp_risk.privacy.plan import Purpose, costs
+from dp_risk.privacy.plan import Plan, Purpose, costs
 from dp_risk.privacy.run_statement import Evidence
 from dp_risk.privacy.run_statement import check as check_statement
 from dp_risk.types import VerificationError
 from server.ledgers import FOLDER, KIND, SCHEMA_VERSION
 
+# Settings that a plan and the record call the same.
+_PLANNED = (
+    *("run", "dataset", "model", "trust", "unit", "delta", "clip_norm", "rounds", "stable_ids"),
+    *("max_records_per_account", "max_sites_per_unit", "min_sites", "max_colluding"),
+    *("randomness", "seed"),
+)
 # Another version of the accountant may round its grid otherwise.
 _RELATIVE = 1e-6
 
@@ -54,6 +60,7 @@ def check(folder: Path, notes: Notes) -> None:
     """
     record = parse((folder / "run.json").read_text())
     sites = record.get("sites", [])
+    planned = _plan(folder, record, notes)
     _heads(sites, notes)
     signed = [site for site in sites if site.get("statement") is not None]
     _no_others(folder, [str(site["site"]) for site in signed])
@@ -76,11 +83,44 @@ def check(folder: Path, notes: Notes) -> None:
         "on its export)"
     )
     if sites:
-        notes.missing(
-            "what only the record's signer says: which sites took part, trust, steps, sizes, model "
-            "and utility"
-        )
+        alone = "sizes, model and utility"
+        if not (planned and signed):
+            alone = f"which sites took part, trust, steps, {alone}"
+        notes.missing(f"what only the record's signer says: {alone}")
         notes.missing("whether the sites read these rows and drew this noise: no file shows it")
+
+
+def _plan(folder: Path, record: Mapping[str, Any], notes: Notes) -> bool:
+    """Check the record against the plan whose digest the sites signed; return whether there is one.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first setting in which they differ.
+    """
+    path = folder / "plan.json"
+    if not path.exists():
+        notes.missing("the plan that the sites signed the digest of: older programs kept none")
+        return False
+    plan = Plan.from_dict(parse(path.read_text())["plan"])
+    if plan.digest != record["plan"]:
+        raise VerificationError(f"{path}: not the plan whose digest run.json names")
+    settings = {
+        **{name: getattr(plan, name) for name in _PLANNED},
+        "epsilon_target": plan.epsilon,
+        "sigma": plan.noise_multiplier,
+        "q": plan.sampling_rate,
+        "steps": plan.rounds * plan.steps_per_round,
+        "spare_rounds": plan.spares,
+    }
+    for name, value in settings.items():
+        if record[name] != value:
+            raise VerificationError(f"{path}: {name} is another than run.json says")
+    names = {str(site["site"]) for site in record["sites"]}
+    if names != set(plan.participants):
+        raise VerificationError(f"{path}: other sites take part than run.json says")
+    notes.holds("run.json has the settings and the sites of the plan that the sites signed")
+    return True
 
 
 def one_key_each(folder: Path, signers: Mapping[str, str]) -> None:
