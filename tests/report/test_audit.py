@@ -277,6 +277,15 @@ def test_plots_have_names_and_tables() -> None:
         assert block.index("<svg") < block.index("<table")
 
 
+def test_a_membership_attack_that_was_left_out_says_why() -> None:
+    found = audit()
+    found["evidence"]["membership"] = {"left_out": "too few units <here>"}
+    report, shown = facts(found), page(found)
+    validate(report)
+    assert report["audit"]["membership"] == {"left_out": "too few units <here>", "attacks": []}
+    assert "Left out: too few units <here>." in " ".join(shown.words.split())
+
+
 @pytest.mark.parametrize("empty", [{}, {"evidence": {}}, {"checks": None, "results": None}])
 def test_almost_nothing_is_enough(empty: Facts) -> None:
     assert "there is no claim to falsify" in page(empty).words
