@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -41,8 +42,10 @@ _FEWEST_MODELS = 3
 _FEWEST_UNITS = 100
 # Units of the control, few, so that a model learns them by heart; the rest is population.
 _BY_HEART = 400
-_CONTROL_ROUNDS = 150
-_CONTROL_RATE = 2.0
+# Codes for the names of its units, and how often a unit says its own.
+_NAMES, _SLOTS = 4096, 32
+_CONTROL_ROUNDS = 60
+_CONTROL_RATE = 0.7
 
 
 class _TooFew(Exception):
@@ -123,9 +126,10 @@ def _attack(
     terms: dict[str, Any] = {"delta": plan.delta, "confidence": asked.confidence}
     words = "membership attack: its control"
     rows = scratch.rows(asked.max_rows, seed=scratch.settings.seed)
+    overfit = _by_heart(scratch, rows)
     loud = _train(
-        _by_heart(scratch),
-        _shuffled(scratch, rows),
+        overfit,
+        overfit.rows(None, seed=0),
         asked,
         _FEWEST_MODELS,
         lambda part: progress(words, part / 2),
@@ -145,7 +149,7 @@ def _attack(
     chosen = np.random.default_rng(scratch.settings.seed).random(len(outside)) < 0.5
     controls = [
         (
-            "a run without noise that learns shuffled labels of few units by heart",
+            "a run without noise that learns few units by heart",
             "clearly above one half, or the attack sees nothing here",
             loud.scores(0),
         ),
@@ -170,9 +174,19 @@ def _attack(
     )
 
 
-def _by_heart(scratch: Scratch) -> Scratch:
-    """Return a trainer that overfits: no noise, every unit in every step, long strides."""
-    settings = scratch.settings
+def _by_heart(scratch: Scratch, rows: pa.Table) -> Scratch:
+    """Return a trainer that overfits: no noise, every unit in every step, long strides.
+
+    Labels are shuffled, so that nothing can be learnt of one unit from others, and a column of
+    text names each row, so that each is easily learnt by heart.
+    """
+    reserved = scratch.reserved(codes=_NAMES, slots=_SLOTS)
+    settings = reserved.configured(scratch.settings, scratch.folder / "by-heart", rows)
+    label = reserved.schema.label.column
+    order = np.random.default_rng(settings.seed).permutation(rows.num_rows)
+    names = pa.array([" ".join([f"unit{n}"] * _SLOTS) for n in range(rows.num_rows)])
+    rows = rows.set_column(rows.column_names.index(label), label, rows[label].take(pa.array(order)))
+    pq.write_table(rows.append_column(reserved.column, names), settings.data.file)
     return dataclasses.replace(
         scratch,
         settings=dataclasses.replace(
@@ -188,19 +202,13 @@ def _by_heart(scratch: Scratch) -> Scratch:
                 rounds=_CONTROL_ROUNDS,
                 learning_rate=_CONTROL_RATE,
                 sites=1,
+                steps_per_round=1,
                 min_sites=None,
                 rule="sum",
                 max_byzantine=None,
             ),
         ),
     )
-
-
-def _shuffled(scratch: Scratch, rows: pa.Table) -> pa.Table:
-    """Return the rows with labels dealt out anew: there is nothing to learn but each by heart."""
-    name = scratch.settings.data.load_schema().label.column
-    order = np.random.default_rng(scratch.settings.seed).permutation(rows.num_rows)
-    return rows.set_column(rows.column_names.index(name), name, rows[name].take(pa.array(order)))
 
 
 def _train(

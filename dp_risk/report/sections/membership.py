@@ -29,6 +29,9 @@ def membership(report: Facts) -> str:
         facts["references"],
         facts["method"],
     )
+    wanted, made = facts.get("wanted"), facts["references"]
+    if wanted and made and made < wanted:
+        words = fill("{} {} references were wanted; time was over first.", words, wanted)
     head: tuple[Name, ...] = (
         "Whom",
         *(How(name=name, method=how) for name in ("Members", "Others", "Area", "95 %")),

@@ -110,9 +110,7 @@ def test_too_few_units_leave_the_attack_out_and_the_report_says_so(
     [["model=mlp"], ["privacy.trust=distributed", "federation.sites=3"]],
     ids=["mlp", "distributed"],
 )
-def test_other_trainers_are_attacked_too(
-    public: list[str], more: list[str]
-) -> None:
+def test_other_trainers_are_attacked_too(public: list[str], more: list[str]) -> None:
     found = _attack([*public, *QUICK, *more])
     assert found.result is not None
     assert found.evidence["references"] == 2
@@ -131,9 +129,7 @@ def test_units_of_one_label_are_attacked_or_left_out_in_words(
     assert found.result is not None or found.evidence["left_out"]
 
 
-def test_few_accounts_of_many_rows_are_too_few(
-    public: list[str], tiny_file: Path
-) -> None:
+def test_few_accounts_of_many_rows_are_too_few(public: list[str], tiny_file: Path) -> None:
     rows = federation.rows().append_column("who", pa.array([str(i % 50) for i in range(300)]))
     pq.write_table(rows, tiny_file)
     asked = [*public, *QUICK, "data.account=who", "privacy.unit=account"]
@@ -143,9 +139,7 @@ def test_few_accounts_of_many_rows_are_too_few(
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_after_the_time_no_more_references_are_begun(
-    public: list[str]
-) -> None:
+def test_after_the_time_no_more_references_are_begun(public: list[str]) -> None:
     asked = [*public, *QUICK, "audit.references=9", "audit.seconds=1e-6"]
     evidence = _attack(asked).evidence
     assert (evidence["references"], evidence["wanted"]) == (2, 9)
