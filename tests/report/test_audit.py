@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from dp_risk.audit.findings import Check, Findings, Result
 from dp_risk.report import build, build_audit, render
+from dp_risk.report.facts.validation import validate
 from dp_risk.report.sections import SECTIONS
-from dp_risk.report.validation import validate
 from dp_risk.report.words import CHECK_WORDS
 
 from .pages import Page, said

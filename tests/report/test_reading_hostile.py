@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from dp_risk.report.reading import check_page
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dp_risk.report.reading import check_page
 from dp_risk.types import VerificationError
 
 PIECES = ["<a ", "</", "<!", "<!--", "<![x", "<?x", "<b>x", "</b>", '<a b="', "&", ">", "<style>"]
