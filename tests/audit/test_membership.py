@@ -102,7 +102,7 @@ def test_intervals_are_scipys(found, more, confidence):
 
 @pytest.mark.statistical
 def test_a_gaussian_attack_is_judged_as_it_is():
-    """Area and rates within 5.2 standard errors, two-sided: false alarms below 1e-6 together."""
+    """Within 5.2 standard errors: false alarms below 1e-6 together, by binomial and beta."""
     rng, n, mu = np.random.default_rng(3), 40_000, 1.0
     found = judge(rng.normal(size=n) + mu, rng.normal(size=n), **TERMS)
     area = norm.cdf(mu / math.sqrt(2))

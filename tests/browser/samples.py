@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_risk.report import build, build_audit
+from dp_risk.report.facts.attach import attach as with_audit
 from dp_risk.report.facts.comparison import Compared, build_comparison
 from tests.report import test_audit as audits
 from tests.report import test_subgroups as by_group
@@ -56,6 +57,36 @@ def falsified(parts: Parts) -> Facts:
         {"unit": "heavy", "purpose": "training", "moved": 1.2, "allowed": 1.01},
     ]
     return audits.facts(found)
+
+
+def membership(parts: Parts) -> Facts:
+    """Return an audit whose attack made fewer references than were wanted, controls in scripts."""
+    found = audits.audit()
+    seen = found["evidence"]["membership"]
+    rates = [10.0 ** (-k / 30) for k in range(90, -1, -1)]
+    seen |= {"members": 1900, "others": 1900, "references": 2, "wanted": 3}
+    seen["roc"] = {"false_positive": rates, "true_positive": [r**0.98 for r in rates]}
+    seen["controls"] = [
+        seen["controls"][0]
+        | {
+            "name": name,
+            "others": 1000,
+            "roc": {"false_positive": rates, "true_positive": [r ** (0.4 + i / 9) for r in rates]},
+        }
+        for i, name in enumerate(LABELS[:4])
+    ]
+    return audits.facts(found)
+
+
+def membership_left_out(parts: Parts) -> Facts:
+    found = audits.audit()
+    found["evidence"]["membership"] = {"left_out": f"too few units in {LABELS[3]}"}
+    return audits.facts(found)
+
+
+def attached(parts: Parts) -> Facts:
+    """Return a run with an audit attached."""
+    return with_audit(plain_run(parts), held(parts))
 
 
 def distributed(parts: Parts) -> Facts:
@@ -191,5 +222,6 @@ SAMPLES = {
     for made in (
         *(plain_run, frontier, held, falsified, distributed, charged, many_features, languages),
         *(audit_of_languages, subgroups, comparison),
+        *(membership, membership_left_out, attached),
     )
 }

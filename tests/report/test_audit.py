@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dp_risk.audit.findings import Check, Findings, Result
 from dp_risk.report import build, build_audit, render
+from dp_risk.report.facts.validation import validate
 from dp_risk.report.sections import SECTIONS
 from dp_risk.report.words import CHECK_WORDS
 
@@ -275,6 +276,15 @@ def test_plots_have_names_and_tables() -> None:
     assert len(blocks) == 5
     for block in blocks:
         assert block.index("<svg") < block.index("<table")
+
+
+def test_a_membership_attack_that_was_left_out_says_why() -> None:
+    found = audit()
+    found["evidence"]["membership"] = {"left_out": "too few units <here>"}
+    report, shown = facts(found), page(found)
+    validate(report)
+    assert report["audit"]["membership"] == {"left_out": "too few units <here>", "attacks": []}
+    assert "Left out: too few units <here>." in " ".join(shown.words.split())
 
 
 @pytest.mark.parametrize("empty", [{}, {"evidence": {}}, {"checks": None, "results": None}])

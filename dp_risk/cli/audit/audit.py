@@ -131,7 +131,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
     honest = heard.benches[-1].plan or plan
     refusals = [attack(twins, honest) for attack in attacks.ATTACKS]
     members = membership.attack(
-        scratch, plan, asked, lambda done: progress("membership attack", 0.35 + 0.15 * done)
+        scratch, plan, asked, lambda words, done: progress(words, 0.35 + 0.15 * done)
     )
     found = canaries.look(scratch, plan, asked, lambda done: progress("canaries", 0.5 + 0.5 * done))
     bounds, gate, gate_epsilon = canaries.results(found, plan, asked)
@@ -162,7 +162,7 @@ def examine(scratch: Scratch, progress: Progress) -> Findings:
         gate_level=asked.gate_level,
         gate_epsilon=gate_epsilon,
         # The heuristic is last: neither the verdict nor the gate looks at it.
-        results=[*bounds, *([members.result] if members else [])],
+        results=[*bounds, *([members.result] if members and members.result else [])],
         checks=checks,
         evidence={
             **_subject(seen),
@@ -247,4 +247,7 @@ def _show(findings: Findings, folder: Path) -> None:
             f"\n{made['inside']:,} of {made['wanted']:,} observations were made before the time "
             "was over: the bounds are weaker than planned (audit.seconds)"
         )
+    reason = findings.evidence.get("membership", {}).get("left_out")
+    if reason:
+        screen.print(f"\nmembership attack left out: {reason}")
     screen.print(f"\nclaim {findings.verdict}; report: {folder / 'report.html'}")

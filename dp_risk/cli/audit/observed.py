@@ -58,17 +58,9 @@ def observe(scratch: Scratch, asked: Audit) -> Observed:
     asked : Audit
         How much of the configured run is done.
     """
-    federation = scratch.settings.federation
     reserved = scratch.reserved(codes=_CODES, slots=1)
-    changes: dict[str, Any] = {}
-    if asked.max_rounds is not None:
-        changes["rounds"] = min(asked.max_rounds, federation.rounds or asked.max_rounds)
-    if asked.max_sites is not None:
-        fewest = max(asked.max_sites, scratch.fewest)
-        changes["sites"] = min(fewest, federation.sites)
     rows = scratch.rows(asked.max_rows, seed=scratch.settings.seed)
-    sites = changes.pop("sites", None)
-    settings, folders = scratch.sites("run", reserved, rows, sites=sites, **changes)
+    settings, folders = scratch.sites("run", reserved, rows, **scratch.part(asked))
     bench = Bench(settings, folders)
     record = bench.run(scratch.folder / "run" / "run")
     plan = bench.plan

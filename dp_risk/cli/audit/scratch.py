@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dp_risk import models
 from dp_risk.cli.audit.reserved import Reserved
-from dp_risk.cli.settings import Settings
+from dp_risk.cli.settings import Audit, Settings
 from dp_risk.cli.simulate import make_sites
 from dp_risk.data.partition import Iid
 from dp_risk.data.source import column_names, read_table
@@ -102,6 +102,15 @@ class Scratch:
         # Room for the run and for what is tried beside it, and yet a filter that is exact enough.
         lifetime = 1.3 * float(settings.asked.epsilon or 0.0) + 3
         return settings, make_sites(settings, place / "sites", lifetime_epsilon=lifetime)
+
+    def part(self, asked: Audit) -> dict[str, Any]:
+        """Return how much of the configured run is done, as keywords of `sites`."""
+        federation, found = self.settings.federation, {}
+        if asked.max_rounds is not None:
+            found["rounds"] = min(asked.max_rounds, federation.rounds or asked.max_rounds)
+        if asked.max_sites is not None:
+            found["sites"] = min(max(asked.max_sites, self.fewest), federation.sites)
+        return found
 
     def module(self, reserved: Reserved) -> Any:
         """Return the configured model on the extended coding, as a run would start it."""

@@ -11,7 +11,9 @@ Facts = Mapping[str, Any]
 
 
 def membership(evidence: Any) -> dict[str, Any] | None:
-    """Return the attack and its controls; None where there was none, or nothing of it is whole.
+    """Return the attack and its controls, or why it was left out.
+
+    None where there was none, or nothing of it is whole.
 
     Parameters
     ----------
@@ -19,6 +21,8 @@ def membership(evidence: Any) -> dict[str, Any] | None:
         ``evidence.membership`` of ``audit.json``.
     """
     facts = mapping(evidence)
+    if facts.get("left_out"):
+        return {"left_out": str(facts["left_out"]), "attacks": []}
     attacks = [_attack(facts, "the attack", None)]
     for control in mappings(facts.get("controls")):
         attacks.append(_attack(control, str(control.get("name")), control.get("expected")))
@@ -28,6 +32,7 @@ def membership(evidence: Any) -> dict[str, Any] | None:
     return {
         "method": str(facts.get("method")),
         "references": count(facts.get("references")),
+        "wanted": count(facts.get("wanted")),
         "population": count(facts.get("population")),
         "confidence": finite(facts.get("confidence")),
         "attacks": whole,

@@ -7,12 +7,17 @@ from dp_risk.report.plots.membership import membership as chart
 from dp_risk.report.plots.run import both
 from dp_risk.report.sections.common import Facts, legend, note
 
+_TITLE = "Membership attack (heuristic)"
+
 
 def membership(report: Facts) -> str:
     """Draw true against false positives of the attack and of its controls."""
     facts = (report.get("audit") or {}).get("membership")
     if not facts:
         return ""
+    if facts.get("left_out"):
+        # No figure, so that nothing here can be taken for an attack that found nothing.
+        return section("membership", _TITLE, note(fill("Left out: {}.", facts["left_out"])))
     attacks = facts["attacks"]
     key = legend((f"colour c{i % 7}", esc(one["label"])) for i, one in enumerate(attacks))
     how = "membership"
@@ -24,6 +29,9 @@ def membership(report: Facts) -> str:
         facts["references"],
         facts["method"],
     )
+    wanted, made = facts.get("wanted"), facts["references"]
+    if wanted and made and made < wanted:
+        words = fill("{} {} references were wanted; time was over first.", words, wanted)
     head: tuple[Name, ...] = (
         "Whom",
         *(How(name=name, method=how) for name in ("Members", "Others", "Area", "95 %")),
@@ -63,7 +71,7 @@ def membership(report: Facts) -> str:
     )
     return section(
         "membership",
-        "Membership attack (heuristic)",
+        _TITLE,
         note(words, how)
         + f"<figure>{key}{both(chart, attacks)}</figure>"
         + table("What the attack finds", head, body)
