@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from dp_risk.cli.folders import parse
 from dp_risk.privacy.accounting import epsilon, rdp
-from dp_risk.privacy.entries import verify_head
+from dp_risk.privacy.entries import GARBLED, verify_head
 from dp_risk.privacy.events import decode
 from dp_risk.privacy.plan import Plan, Purpose, costs
 from dp_risk.privacy.run_statement import Evidence
@@ -102,7 +102,10 @@ def _plan(folder: Path, record: Mapping[str, Any], notes: Notes) -> bool:
     if not path.exists():
         notes.missing("the plan that the sites signed the digest of: older programs kept none")
         return False
-    plan = Plan.from_dict(parse(path.read_text())["plan"])
+    try:
+        plan = Plan.from_dict(parse(path.read_text())["plan"])
+    except GARBLED:
+        raise VerificationError(f"{path}: does not hold: no plan") from None
     if plan.digest != record["plan"]:
         raise VerificationError(f"{path}: not the plan whose digest run.json names")
     settings = {

@@ -32,7 +32,8 @@ _RUN, _AUDITED = "run.json", "audit.json"
 _KNOWN = frozenset(
     {
         _RUN, _AUDITED, artefacts.REPORT, artefacts.PAGE, artefacts.AUDIT, FOLDER,
-        "frontier.json", "config.yaml", "rounds.jsonl", "model.json", "model.safetensors",
+        "frontier.json", "plan.json", "config.yaml", "rounds.jsonl", "model.json",
+        "model.safetensors",
     }
 )  # fmt: skip
 _SHOWN = 3
@@ -237,6 +238,8 @@ def _page(folder: Path, notes: Notes) -> None:
     # As bytes: reading text would make one line end of another.
     html = (folder / artefacts.PAGE).read_bytes().decode()
     count = check_page(html, report)
+    if not count and report["schema_version"] == NEWEST:
+        raise VerificationError("not a page of report.json: it marks no figure")
     notes.holds(f"{count} figures of report.html are those of report.json")
     if generator(html) != drawing():
         notes.missing(

@@ -69,7 +69,8 @@ def test_it_lists_what_holds_and_what_no_folder_shows(run: Run, folder: Path) ->
     figures = said.out.split(" figures of report.html")[0].splitlines()[-1]
     assert int(figures) > 100
     assert said.out.splitlines() == [
-        "9 files hold against the manifest, and its signature holds",
+        "10 files hold against the manifest, and its signature holds",
+        "run.json has the settings and the sites of the plan that the sites signed",
         "2 ledger heads are signed by the keys that the record names",
         "2 ledger statements hold: signatures, entries, charges, and each gives the run's epsilon "
         "again",
@@ -82,8 +83,7 @@ def test_it_lists_what_holds_and_what_no_folder_shows(run: Run, folder: Path) ->
         "not checked: whether 2 of these keys are the sites' own",
         "not checked: what the ledgers held before this run, and since (dp-risk ledger verify, at "
         "each site or on its export)",
-        "not checked: what only the record's signer says: which sites took part, trust, steps, "
-        "sizes, model and utility",
+        "not checked: what only the record's signer says: sizes, model and utility",
         "not checked: whether the sites read these rows and drew this noise: no file shows it",
     ]
     found = json.loads(run("verify", folder, "--json").out)
@@ -108,7 +108,7 @@ def test_with_everybodys_keys_only_what_is_outside_the_folder_is_open(
 def test_a_byte_of_any_file_counts(folder: Path, small: int, sampled: int) -> None:
     draw = random.Random(4)
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    assert len(paths) == 10
+    assert len(paths) == 11
     for path in paths:
         whole = path.read_bytes()
         places = range(len(whole))
@@ -247,8 +247,25 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a name that leads out of the folder": (
         edited("run.json", lambda r: r["sites"][0].update(site="../../other")),
-        "a statement of the record is not there",
+        "other sites take part than run.json says",
     ),
+    "a site that was not there": (
+        edited("run.json", lambda r: r["sites"].append({**r["sites"][0], "site": "site-07"})),
+        "other sites take part than run.json says",
+    ),
+    "less noise than was planned": (
+        edited("run.json", lambda r: r.update(sigma=2 * r["sigma"])),
+        "sigma is another than run.json says",
+    ),
+    "a trust that was not planned": (
+        edited("run.json", lambda r: r.update(trust="distributed")),
+        "trust is another than run.json says",
+    ),
+    "another plan": (
+        edited("plan.json", lambda p: p["plan"].update(rounds=p["plan"]["rounds"] + 1)),
+        "not the plan whose digest run.json names",
+    ),
+    "a plan that is none": (replaced("plan.json", "{", "["), "plan.json"),
     "a name twice in a record": (
         replaced("run.json", "{", '{"epsilon_spent": 0.1,'),
         "run.json: does not hold: not well formed",

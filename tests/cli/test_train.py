@@ -52,6 +52,7 @@ def test_private_rows_train_and_everything_is_charged(
         "manifest.json",
         "model.json",
         "model.safetensors",
+        "plan.json",
         "report.html",
         "report.json",
         "rounds.jsonl",

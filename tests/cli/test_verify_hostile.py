@@ -74,10 +74,13 @@ def test_what_is_taken_out_of_a_record_is_missed(folder: Path) -> None:
     assert "the ledger heads of 2 sites: not signed" in missed
     for site in ("site-00", "site-01"):
         assert any(line.startswith(f"what {site} charged: no statement") for line in missed)
+    (folder / "plan.json").unlink()
     edited("run.json", lambda r: r.update(sites=[]))(folder)
     artefacts.write_report(folder, html=True, key=STRANGER)
     manifest.sign(folder, STRANGER)
-    assert "what was charged: the record names no site" in verify(folder, None).not_checked
+    missed = verify(folder, None).not_checked
+    assert "what was charged: the record names no site" in missed
+    assert any(line.startswith("the plan that the sites signed") for line in missed)
 
 
 def test_a_page_beside_the_page_is_named(folder: Path) -> None:

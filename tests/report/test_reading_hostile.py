@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from dp_risk.report.reading import check_page
 from hypothesis import given
 from hypothesis import strategies as st
 
