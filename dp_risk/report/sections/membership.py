@@ -32,33 +32,30 @@ def membership(report: Facts) -> str:
     wanted, made = facts.get("wanted"), facts["references"]
     if wanted and made and made < wanted:
         words = fill("{} {} references were wanted; time was over first.", words, wanted)
-    head: tuple[Name, ...] = (
-        "Whom",
-        *(How(name=name, method=how) for name in ("Members", "Others", "Area", "95 %")),
-        How(name="False positives", method=how),
-        How(name="True positives", method=how),
-        How(name="Their 95 %", method=how),
-        "Expected area",
-    )
-    body: list[list[Cell]] = []
-    for one in attacks:
-        for at in one["at"] or [{}]:
-            body.append(
-                [
-                    one["label"],
-                    one["members"],
-                    one["others"],
-                    one["auc"],
-                    fill("{}\u2013{}", one["auc_low"], one["auc_high"]),
-                    Shown(value=at.get("rate"), form="percent"),
-                    Shown(value=at.get("true_positive"), form="percent1"),
-                    fill(
-                        "{}\u2013{}",
-                        *(Shown(value=at.get(end), form="percent1") for end in ("low", "high")),
-                    ),
-                    one["expected"],
-                ]
-            )
+    areas: list[list[Cell]] = [
+        [
+            one["label"],
+            one["members"],
+            one["others"],
+            fill("{} ({}\u2013{})", *(one[name] for name in ("auc", "auc_low", "auc_high"))),
+            one["expected"],
+        ]
+        for one in attacks
+    ]
+    named = (How(name=name, method=how) for name in ("Members", "Others", "Area (95 %)"))
+    rates: list[list[Cell]] = [
+        [
+            one["label"],
+            Shown(value=at.get("rate"), form="percent"),
+            fill(
+                "{} ({}\u2013{})",
+                *(Shown(value=at[x], form="percent1") for x in ("true_positive", "low", "high")),
+            ),
+        ]
+        for one in attacks
+        for at in one["at"]
+    ]
+    found = ("False positives", "True positives (95 %)")
     points: list[list[Cell]] = [
         [one["label"], Shown(value=a, form="number4"), Shown(value=b, form="number4")]
         for one in attacks
@@ -74,7 +71,12 @@ def membership(report: Facts) -> str:
         _TITLE,
         note(words, how)
         + f"<figure>{key}{both(chart, attacks)}</figure>"
-        + table("What the attack finds", head, body)
+        + table("Area under the curve: one half by guessing", ("Whom", *named, "Expected"), areas)
+        + table(
+            "Members found at few false alarms",
+            ("Whom", *(How(name=name, method=how) for name in found)),
+            rates,
+        )
         + details(
             "Table of the curves of the attack", table("Points of the curves", columns, points)
         ),
