@@ -55,7 +55,7 @@ def audited(place: Path, name: str, *overrides: str, expected: int = 0) -> Path:
     run, audit = place / name, place / f"{name}-audit"
     shared = [*overrides, *REVIEW, f"sites.dir={place / 'sites'}", f"server.dir={place / 'server'}"]
     do("train", *shared, f"run.dir={run}")
-    do("audit", *shared, f"run.dir={audit}", expected=expected)
+    do("audit", *shared, f"run.dir={audit.name}", expected=expected)
     do("report", run, "--audit", audit)
     return run
 
@@ -106,7 +106,7 @@ def lost_site(place: Path) -> Path:
         "privacy.trust=distributed",
         "audit=quick",
         *REVIEW,
-        f"run.dir={audit}",
+        f"run.dir={audit.name}",
     )
     do("report", run, "--audit", audit, "--key", house / "federation.key")
     return run

@@ -108,8 +108,8 @@ def write_facts(
         write_page(folder)
 
 
-def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> None:
-    """Copy an audit's folder into a run's, and write the report of both.
+def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> list[str]:
+    """Copy an audit's folder into a run's, write the report of both, return its verdict in words.
 
     Parameters
     ----------
@@ -137,6 +137,8 @@ def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> None:
     fresh.rename(folder / AUDIT)
     write_report(folder, html=True, key=key)
     sign(folder, key)
+    said = _report_of(folder)["summary"]
+    return [f"verdict: {said['verdict']}", *said["verdict_words"]]
 
 
 def _report_of(folder: Path) -> Mapping[str, Any]:

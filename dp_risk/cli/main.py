@@ -161,9 +161,10 @@ def _paths(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         verbs,
         "report",
         "render a run's report again and sign it, or put runs side by side",
-        "report runs/mine\n  dp-risk report --compare runs/mine runs/other",
+        "report runs/mine\n  dp-risk report runs/mine --audit runs/mine-audit\n"
+        "  dp-risk report --compare runs/mine runs/other",
     )
-    verb.add_argument("run", type=Path, nargs="?", metavar="RUN")
+    verb.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run's folder")
     verb.add_argument("--key", type=Path, help="signs the manifest (default: this user's key)")
     verb.add_argument("--audit", type=Path, metavar="AUDIT", help="put this audit into the report")
     verb.add_argument(
@@ -346,7 +347,8 @@ def _report(options: argparse.Namespace) -> None:
         return
     if options.audit is not None:
         files.tidy(options.run)
-        artefacts.attach(options.run, options.audit, key=key)
+        for line in artefacts.attach(options.run, options.audit, key=key):
+            print(line)
         print(f"written: {options.run / artefacts.PAGE}")
         return
     # What a killed predecessor left.

@@ -7,6 +7,7 @@ from dp_risk.report.plots.membership import membership as chart
 from dp_risk.report.plots.run import both
 from dp_risk.report.sections.common import Facts, legend, note
 
+_ROWS = 20
 _TITLE = "Membership attack (heuristic)"
 
 
@@ -59,7 +60,7 @@ def membership(report: Facts) -> str:
     points: list[list[Cell]] = [
         [one["label"], Shown(value=a, form="number4"), Shown(value=b, form="number4")]
         for one in attacks
-        for a, b in zip(one["false_positive"], one["true_positive"], strict=True)
+        for a, b in _thinned(one)
     ]
     columns: tuple[Name, ...] = (
         "Whom",
@@ -81,3 +82,10 @@ def membership(report: Facts) -> str:
             "Table of the curves of the attack", table("Points of the curves", columns, points)
         ),
     )
+
+
+def _thinned(attack: Facts) -> list[tuple[float, float]]:
+    """Return about so many points of a curve, its ends among them."""
+    points = list(zip(attack["false_positive"], attack["true_positive"], strict=True))
+    kept = points[:: max(1, len(points) // _ROWS)]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
