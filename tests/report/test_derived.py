@@ -51,6 +51,13 @@ def test_a_verdict_needs_an_audit_and_a_claim(run: Facts, frontier: Facts) -> No
     audits = test_audit.audit(), test_audit.failing("gate")
     said = [test_audit.facts(audit)["summary"]["verdict"] for audit in audits]
     assert said == ["not falsified", "falsified"]
+    brief = test_audit.audit()
+    brief["evidence"]["canaries"] |= {"inside": 30, "wanted": 1000}
+    found = test_audit.facts(brief)
+    assert found["summary"]["short"] is True
+    assert "3.0% of the planned observations" in " ".join(found["summary"]["verdict_words"])
+    assert 'class="answer open" id="answer-verdict"' in render(found)
+    assert 'class="answer held" id="answer-verdict"' in render(test_audit.facts(audits[0]))
 
 
 def test_a_frontier_is_read_at_epsilon_one(run: Facts, frontier: Facts) -> None:

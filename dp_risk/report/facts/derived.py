@@ -77,22 +77,20 @@ def _verdict(report: Facts) -> dict[str, Any]:
         if verdict != FALSIFIED and audit.get("differs"):
             verdict = OTHER_CLAIM
             lines = [*audit["differs"], words.NOT_PROVED]
-        return {"verdict": verdict, "verdict_words": [*lines, *_strength(audit)]}
+        found = {"verdict": verdict, "verdict_words": [*lines, *_strength(audit)]}
+        return {**found, "short": _part(audit) is not None}
     if report["not_private"] or report["kind"] == "comparison":
-        return {"verdict": NO_CLAIM, "verdict_words": []}
+        return {"verdict": NO_CLAIM, "verdict_words": [], "short": False}
     if report["kind"] == "frontier":
-        return {"verdict": NOT_AUDITED, "verdict_words": [words.POINTS_NOT_AUDITED]}
-    return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED]}
+        return {"verdict": NOT_AUDITED, "verdict_words": [words.POINTS_NOT_AUDITED], "short": False}
+    return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED], "short": False}
 
 
 def _strength(audit: Facts) -> list[str]:
     """Say what the audit could have seen: how long it looked, and its best bound."""
-    made, wanted = (audit["canaries"].get(name) for name in ("inside", "wanted"))
-    lines = []
-    if isinstance(made, int) and isinstance(wanted, int) and 0 < made < wanted:
-        lines.append(
-            f"It was cut short: {made / wanted:.1%} of the planned observations were made."
-        )
+    part, lines = _part(audit), []
+    if part is not None:
+        lines.append(f"It was cut short: {part:.1%} of the planned observations were made.")
     chosen = audit.get("chosen") or {}
     bound, claimed = chosen.get("epsilon_lower_bound"), audit.get("claimed_epsilon")
     if bound is not None and claimed is not None:
@@ -101,6 +99,13 @@ def _strength(audit: Facts) -> list[str]:
             f"of the {claimed:g} claimed."
         )
     return lines
+
+
+def _part(audit: Facts) -> float | None:
+    """Return which part of the planned observations was made; None where all were."""
+    made, wanted = (audit["canaries"].get(name) for name in ("inside", "wanted"))
+    known = isinstance(made, int) and isinstance(wanted, int)
+    return made / wanted if known and 0 <= made < wanted else None
 
 
 def _metrics(utility: Facts) -> list[dict[str, Any]]:

@@ -122,7 +122,7 @@ def _verdict(report: Facts) -> str:
         "Did it stand up to an audit?",
         show(facts["verdict"]),
         more,
-        _VERDICTS.get(words, "open"),
+        "open" if facts["short"] and words == NOT_FALSIFIED else _VERDICTS.get(words, "open"),
     )
 
 
