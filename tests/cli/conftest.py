@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,21 @@ class Said:
 Run = Callable[..., Said]
 
 
-@pytest.fixture(autouse=True)
-def _log_levels() -> Iterator[None]:
+@contextmanager
+def log_levels() -> Iterator[None]:
     """Leave the root logger to other tests as it was; the command line says what is logged."""
     root = logging.getLogger()
     before = root.level
-    yield
-    root.setLevel(before)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    with log_levels():
+        yield
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dp_risk.privacy import keys
 from dp_risk.types import VerificationError
 from tests import federation
 
-from .conftest import Run
+from .conftest import Run, log_levels
 
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
 
@@ -34,7 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     here = tmp_path_factory.mktemp("made")
     pq.write_table(federation.rows(), here / "tiny.parquet")
     (here / "tiny.schema.yaml").write_text(yaml.safe_dump(federation.SCHEMA, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
+    # Fixtures of a module are made before those that guard a test.
+    with pytest.MonkeyPatch.context() as patch, log_levels():
         patch.chdir(here)
         patch.setenv("XDG_CONFIG_HOME", str(here / "config"))
         code = cli.run(
