@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clients.site import Site
 from dp_risk.cli import artefacts, manifest, training
 from dp_risk.cli.compose import with_privacy
 from dp_risk.cli.display import console, progress, quiet, table
@@ -168,9 +167,9 @@ def _baselines(settings: Settings, seed: int, scratch: Path) -> list[dict[str, A
 def _baseline_lines(settings: Settings, seed: int, scratch: Path) -> Iterator[dict[str, Any]]:
     one = _point(settings, Trust.NONE, None, seed)
     folders = make_sites(one, scratch / f"sites-baseline-{seed}", lifetime_epsilon=10.0)
-    sites = [Site.open(folder) for folder in folders]
-    train = [site.shard.train for site in sites]
-    holdout = training.concatenate([site.shard.holdout_units for site in sites])
+    with training.open_sites(folders) as sites:
+        train = [site.shard.train for site in sites]
+        holdout = training.concatenate([site.shard.holdout_units for site in sites])
     coding = Coding(schema=one.data.load_schema())
     pooled = training.concatenate(train)
 

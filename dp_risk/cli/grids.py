@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients.app import make_app
+from clients.site import Site
 from dp_risk.cli.settings import InProcess, Ray
 from server.grids import InProcessGrid
 from server.simulation import actors
@@ -37,7 +38,20 @@ def running(settings: InProcess | Ray, sites: Sequence[Path]) -> Iterator[Grid]:
     """
     nodes = {number + 2: str(site.resolve()) for number, site in enumerate(sites)}
     if isinstance(settings, InProcess):
-        yield InProcessGrid(make_app(remember=not settings.amnesia), nodes)
+        with ExitStack() as opened:
+            app = make_app(remember=False) if settings.amnesia else _remembering(opened)
+            yield InProcessGrid(app, nodes)
         return
     with actors(forgetful, cpus_per_site=settings.cpus_per_site, address=settings.address) as app:
         yield InProcessGrid(app, nodes, executor=app.executor)
+
+
+def _remembering(opened: ExitStack) -> ClientApp:
+    """Return the sites' app for one process; the ledgers that it opens close with `opened`."""
+
+    def open_site(folder: Path) -> Site:
+        site = Site.open(folder)
+        opened.callback(site.ledger.close_file)
+        return site
+
+    return make_app(open_site=open_site)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,22 @@ def public_holdout(folders: list[Path]) -> Coded | None:
 
     None where one does not, or where nothing is held out.
     """
-    sites = [Site.open(folder) for folder in folders]
-    if not all(site.policy.public for site in sites):
-        return None
-    holdout = concatenate([site.shard.holdout_units for site in sites])
+    with open_sites(folders) as sites:
+        if not all(site.policy.public for site in sites):
+            return None
+        holdout = concatenate([site.shard.holdout_units for site in sites])
     return holdout if len(holdout) else None
+
+
+@contextmanager
+def open_sites(folders: list[Path]) -> Iterator[list[Site]]:
+    """Open sites in this process; their ledgers are closed in the end."""
+    with ExitStack() as opened:
+        sites = []
+        for folder in folders:
+            sites.append(Site.open(folder))
+            opened.callback(sites[-1].ledger.close_file)
+        yield sites
 
 
 def concatenate(parts: list[Coded]) -> Coded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -58,6 +59,18 @@ def test_private_rows_train_and_everything_is_charged(
         "rounds.jsonl",
         "run.json",
     }
+
+
+def test_every_ledger_is_closed_with_its_run(run: Run, tmp_path: Path, public: list[str]) -> None:
+    # Not left to whenever Python collects what is unreachable.
+    gc.disable()
+    try:
+        said = run("train", "privacy.epsilon=1", *public, "grid.amnesia=false", "run.dir=out")
+        assert said.code == 0, said.err
+        beside = [path.name for path in tmp_path.rglob("ledger.sqlite*")]
+    finally:
+        gc.enable()
+    assert sorted(beside) == ["ledger.sqlite"] * 2
 
 
 def test_public_rows_train_and_are_scored_exactly(
