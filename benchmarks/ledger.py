@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dp_risk.privacy.account import Account
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 
 ACCOUNT = Account(
     dataset="benchmark", unit="record", adjacency="add-remove", delta=1e-5, lifetime_epsilon=100.0,

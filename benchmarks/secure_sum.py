@@ -27,8 +27,8 @@ from dp_risk.privacy import keys
 from dp_risk.privacy.account import Account
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.secure_sum.enrolment import Enrolment
 from dp_risk.secure_sum.masks import mask, pair_key, public_of, unmask

@@ -10,8 +10,9 @@ from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_cells, score_positio
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram, GaussianQuantiles
 from dp_risk.privacy.mechanism import Arrays
-from dp_risk.privacy.plan import COUNTS, MAX_CELLS, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.schedule import COUNTS, MAX_CELLS, SCORE_BINS, TRAINING
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.types import Split
 
@@ -32,7 +33,7 @@ def compute(
     plan : Plan
         The enrolled plan.
     purpose : str
-        One of `dp_risk.privacy.plan.PURPOSES`.
+        One of `dp_risk.privacy.schedule.PURPOSES`.
     shard : Shard
         The site's rows.
     module : Module or None

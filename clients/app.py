@@ -14,7 +14,8 @@ from clients.gate import gate
 from clients.site import Site
 from clients.telling import tell
 from dp_risk import wire
-from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING
 
 # What a server may ask; the only messages that are read at all.
 MESSAGE_TYPES = frozenset(

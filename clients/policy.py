@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from dp_risk.privacy.account import Account
-from dp_risk.privacy.plan import PURPOSES, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import PURPOSES
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Split, Trust, Unit
 
 _MOST_UNITS = 10**7

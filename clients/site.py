@@ -33,10 +33,11 @@ from dp_risk.privacy.account import Account
 from dp_risk.privacy.dpsgd import dimension, load_weights
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.mechanism import Arrays
-from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, Plan, costs
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release, digest
 from dp_risk.privacy.run_statement import CLOSING
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, MAX_CELLS, costs
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.secure_sum.store import RunKeys
 from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused, Trust

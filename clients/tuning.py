@@ -22,9 +22,9 @@ from dp_risk.privacy.accounting import DELTA_RESERVE, AnyEvent, Event, calibrate
 from dp_risk.privacy.dpsgd import DPSGD, MAX_WEIGHT, dimension, load_weights
 from dp_risk.privacy.gaussian import GaussianCount, GaussianSum
 from dp_risk.privacy.noise import Grid
-from dp_risk.privacy.plan import TUNING, Purpose, lifetime_excess
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import digest
+from dp_risk.privacy.schedule import TUNING, Purpose, lifetime_excess
 from dp_risk.privacy.selection import PrivateSelection, Scored
 from dp_risk.types import ConfigurationError, RandomnessKind, Refused, Split, Trust
 

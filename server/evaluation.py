@@ -7,7 +7,8 @@ from typing import Any
 
 from dp_risk.evaluation.bins import CELLS, choose_bins
 from dp_risk.evaluation.private import estimates, reliability
-from dp_risk.privacy.plan import EVALUATION, SCORE_BINS, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import EVALUATION, SCORE_BINS
 from server.combining import Sum
 
 Ask = Callable[..., Sum]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from dp_risk.privacy.plan import COUNTS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import COUNTS, TRAINING
 
 # An honest answer of a round is longer than `longest` with at most this probability.
 FAILURE = 1e-9

@@ -10,7 +10,8 @@ from typing import Any
 
 from dp_risk.federation import files
 from dp_risk.privacy.accounting import epsilon, rdp
-from dp_risk.privacy.plan import TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.types import Adjacency, RandomnessKind, Unit
 from server.budget import SiteView
 from server.job import Federation

@@ -17,7 +17,8 @@ from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.federation import files
 from dp_risk.privacy.dpsgd import dimension
-from dp_risk.privacy.plan import TRAINING, Plan, costs
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import TRAINING, costs
 from dp_risk.types import (
     DpRiskError,
     FederationError,

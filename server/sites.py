@@ -11,8 +11,9 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from dp_risk.privacy.entries import verify_head
-from dp_risk.privacy.plan import TRAINING, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.types import FederationError, VerificationError
 from server.budget import SiteView
 from server.combining import Question

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dp_risk.privacy.plan import COUNTS, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.planning import check_delta
+from dp_risk.privacy.schedule import COUNTS
 from server import robust
 from server.budget import SiteView
 from server.combining import Question

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from dp_risk.privacy.plan import TRAINING, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.types import FederationError
 from server.attendance import Attendance, listed
 from server.combining import Asked, Question, Sum, combining

@@ -11,9 +11,10 @@ from dp_risk.cli.folders import parse
 from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.entries import GARBLED, verify_head
 from dp_risk.privacy.events import decode
-from dp_risk.privacy.plan import Plan, Purpose, costs
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.run_statement import Evidence
 from dp_risk.privacy.run_statement import check as check_statement
+from dp_risk.privacy.schedule import Purpose, costs
 from dp_risk.types import VerificationError
 from server.ledgers import FOLDER, KIND, SCHEMA_VERSION
 

@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 from dp_risk.cli.settings import Settings
-from dp_risk.privacy.plan import spares_cost
 from dp_risk.privacy.planning import Noise, Privacy, choose_noise
+from dp_risk.privacy.schedule import spares_cost
 from dp_risk.types import ConfigurationError, Trust
 from server.learning import opens
 

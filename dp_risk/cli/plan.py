@@ -13,8 +13,8 @@ from dp_risk.cli.forecast import blind_count, dear_spares, forecast, plain_steps
 from dp_risk.cli.settings import Settings
 from dp_risk.data.coding import Coding
 from dp_risk.privacy.accounting import Event, Filter, epsilon
-from dp_risk.privacy.plan import answers
 from dp_risk.privacy.planning import Noise, Privacy, check_delta
+from dp_risk.privacy.schedule import answers
 from dp_risk.types import ConfigurationError, Trust
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from dp_risk.cli.compose import settings, sweep
 from dp_risk.cli.settings import Settings
 from dp_risk.cli.simulate import federation_folder
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose, costs
+from dp_risk.privacy.schedule import Purpose, costs
 from dp_risk.types import ConfigurationError, DpRiskError, Split
 
 

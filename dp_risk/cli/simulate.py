@@ -26,9 +26,9 @@ from dp_risk.data.partition import whole_accounts
 from dp_risk.data.source import read_table
 from dp_risk.models import REGISTRY
 from dp_risk.privacy import keys
-from dp_risk.privacy.plan import PURPOSES
 from dp_risk.privacy.planning import check_delta
 from dp_risk.privacy.release import digest
+from dp_risk.privacy.schedule import PURPOSES
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Refused, Trust, Unit
 from server.job import four_of_five
 

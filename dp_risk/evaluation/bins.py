@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dp_risk.evaluation.metrics import ECE_BINS
-from dp_risk.privacy.plan import SCORE_CELLS
+from dp_risk.privacy.schedule import SCORE_CELLS
 from dp_risk.types import ConfigurationError
 
 Floats = NDArray[np.float64]

@@ -12,8 +12,8 @@ from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import GARBLED, REKEY, Entry, Verified, check, raw
-from dp_risk.privacy.plan import Purpose
 from dp_risk.privacy.replay import Replay
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.privacy.terms import Run, Terms, amendment_of, balance, read_terms
 from dp_risk.types import Refused, VerificationError
 

@@ -24,8 +24,8 @@ from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.books import Books
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import Entry
-from dp_risk.privacy.plan import MAX_RUNS, Purpose
 from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.privacy.schedule import MAX_RUNS, Purpose
 from dp_risk.privacy.terms import Terms, amendment_of, in_force, lines_of, read_terms
 from dp_risk.types import ConfigurationError, Refused
 

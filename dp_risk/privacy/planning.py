@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from dp_risk.privacy.accounting import DELTA_RESERVE, Event, calibrate, gaussian_mu
-from dp_risk.privacy.plan import answers
+from dp_risk.privacy.schedule import answers
 from dp_risk.types import ConfigurationError, RandomnessKind, Trust, Unit
 
 # Units in an expected batch, over all sites, beyond which more of them hardly lower the noise.

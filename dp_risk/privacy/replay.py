@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.entries import GARBLED, REKEY, Entry
-from dp_risk.privacy.plan import MAX_RUNS, Purpose
+from dp_risk.privacy.schedule import MAX_RUNS, Purpose
 from dp_risk.privacy.terms import Terms, rekeyed
 from dp_risk.types import VerificationError
 

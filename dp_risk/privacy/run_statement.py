@@ -19,9 +19,9 @@ from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.entries import CONTEXT as ENTRY
 from dp_risk.privacy.entries import GARBLED, Entry, follow
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
 from dp_risk.privacy.release import canonical
 from dp_risk.privacy.replay import Replay
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.privacy.terms import Terms, balance
 from dp_risk.types import Adjacency, Unit, VerificationError
 

@@ -12,7 +12,7 @@ from dp_risk.privacy.accounting import Filter
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import GARBLED, REKEY, Entry
 from dp_risk.privacy.events import decode
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import ConfigurationError
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dp_risk.privacy.plan import spares_cost
+from dp_risk.privacy.schedule import spares_cost
 from dp_risk.report.page.forms import rounded_up
 
 TRUST_WORDS = {

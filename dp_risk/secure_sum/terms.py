@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
 
-from dp_risk.privacy.plan import MAX_UNITS, NAME, Plan
+from dp_risk.privacy.plan import NAME, Plan
 from dp_risk.privacy.release import digest
+from dp_risk.privacy.schedule import MAX_UNITS
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.secure_sum.masks import Round
 from dp_risk.types import ConfigurationError, Refused

@@ -16,7 +16,7 @@ from clients.site import POLICY, Site
 from dp_risk.privacy import keys
 from dp_risk.privacy.accounting import Event, epsilon
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 from tests.federation import make_site, policy, replaced, rows
 
 from .conftest import Run

@@ -19,7 +19,7 @@ from dp_risk.federation.house import House
 from dp_risk.federation.membership import Membership
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 from server.heads import Heads
 

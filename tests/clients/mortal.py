@@ -14,7 +14,7 @@ from clients.rotation import rotate
 from clients.site import Site
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.chain import Chain
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 
 
 def rotate_and_die(folder: Path, step: int) -> None:

@@ -13,7 +13,7 @@ from clients.policy import Policy
 from clients.shard import TrainingUnits
 from clients.site import KEY, POLICY, SITE, Site
 from dp_risk import wire
-from dp_risk.privacy.plan import TRAINING
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.types import ConfigurationError, Refused
 from tests.federation import (
     Server,

@@ -16,8 +16,8 @@ from clients.tuning import Choice, Trial, Tuning, tune
 from dp_risk.privacy.accounting import Selection, epsilon
 from dp_risk.privacy.dpsgd import load_weights
 from dp_risk.privacy.gaussian import GaussianSum
-from dp_risk.privacy.plan import PURPOSES, TUNING
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.schedule import PURPOSES, TUNING
 from dp_risk.types import ConfigurationError, DpRiskError, Refused, Split
 from tests import federation
 from tests.federation import DELTA, Server, history, kinds, make_site, plan, policy, refused

@@ -17,8 +17,8 @@ from dp_risk.privacy.answers import Answers
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.entries import Entry
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import EVALUATION, TRAINING, Purpose
 from dp_risk.privacy.replay import Replay
+from dp_risk.privacy.schedule import EVALUATION, TRAINING, Purpose
 from dp_risk.types import Refused
 from tests.planted.defects import Defect
 

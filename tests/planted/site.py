@@ -20,9 +20,10 @@ from clients.policy import Policy
 from clients.site import Site
 from dp_risk import wire
 from dp_risk.privacy import dpsgd
-from dp_risk.privacy.plan import EVALUATION, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release
+from dp_risk.privacy.schedule import EVALUATION, TRAINING
 from dp_risk.types import RandomnessKind, Split
 from server import sites
 from tests.planted.defects import Defect

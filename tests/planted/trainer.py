@@ -18,8 +18,8 @@ from dp_risk.models import additive
 from dp_risk.privacy import dpsgd, gaussian, noise
 from dp_risk.privacy.dpsgd import _GridOptimizer
 from dp_risk.privacy.one_pass import OnePass
-from dp_risk.privacy.plan import TRAINING
 from dp_risk.privacy.randomness import Randomness
+from dp_risk.privacy.schedule import TRAINING
 from tests.planted.defects import Defect, Patch
 
 Draw = NDArray[np.int64]

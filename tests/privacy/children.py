@@ -17,7 +17,7 @@ from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.chain import Chain
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.migration import migrate
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import DpRiskError
 
 ACCOUNT = Account(

@@ -14,9 +14,9 @@ from dp_risk.privacy.account import Account
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.gaussian import GaussianSum
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import arrays_digest, digest
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import Refused
 
 ACCOUNT = Account(

@@ -25,7 +25,7 @@ from dp_risk.privacy.accounting import (
     rdp_to_epsilon,
 )
 from dp_risk.privacy.events import decode
-from dp_risk.privacy.plan import Purpose, costs
+from dp_risk.privacy.schedule import Purpose, costs
 
 DELTA = 1e-5
 KEPT = DELTA * (1 - DELTA_RESERVE)

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
 from dp_risk.privacy.release import arrays_digest
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import ConfigurationError, DpRiskError, Refused, VerificationError
 from tests.privacy.children import ACCOUNT, KEY, pay_and_die, pay_for_all, schedule
 

@@ -15,7 +15,7 @@ from dp_risk.privacy import keys, seal, statement
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.entries import CONTEXT, entry_hash
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 from tests.privacy.children import ACCOUNT, KEY
 from tests.privacy.test_ledger import mint, pay, refused_without_a_trace, schedule

@@ -16,7 +16,7 @@ from dp_risk.privacy.account import Account
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.migration import backup_of, migrate
-from dp_risk.privacy.plan import Purpose
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import ConfigurationError, Refused, VerificationError
 from tests.privacy.children import KEY, migrate_and_die
 

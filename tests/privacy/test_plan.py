@@ -8,12 +8,12 @@ import pytest
 
 from dp_risk.privacy import sampling
 from dp_risk.privacy.accounting import Event, epsilon
-from dp_risk.privacy.plan import (
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import (
     COUNTS,
     EVALUATION,
     SCORE_BINS,
     TRAINING,
-    Plan,
     Purpose,
     lifetime_excess,
 )

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from dp_risk.privacy import keys, run_statement
 from dp_risk.privacy.entries import CONTEXT, entry_hash
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import costs
 from dp_risk.privacy.release import canonical
+from dp_risk.privacy.schedule import costs
 from dp_risk.types import VerificationError
 from tests.privacy.children import ACCOUNT, KEY, schedule
 from tests.privacy.test_ledger import mint, pay

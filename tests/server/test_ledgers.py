@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from clients.app import make_app
 from dp_risk import wire
 from dp_risk.privacy import keys, run_statement
-from dp_risk.privacy.plan import Plan, costs
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import canonical
+from dp_risk.privacy.schedule import costs
 from server import ledgers
 from server.budget import SiteView
 from server.grids import InProcessGrid

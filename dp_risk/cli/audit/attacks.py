@@ -25,7 +25,8 @@ from dp_risk.cli.audit.scratch import starting_weights
 from dp_risk.cli.audit.twins import Twins, comparable
 from dp_risk.privacy.accounting import calibrate
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, TUNING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING, TUNING
 from dp_risk.secure_sum.session import MASKED
 from dp_risk.types import DpRiskError, RandomnessKind, Refused, Trust, Unit
 

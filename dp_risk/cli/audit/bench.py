@@ -19,8 +19,9 @@ from dp_risk import wire
 from dp_risk.cli.audit.spies import Spy
 from dp_risk.cli.audit.views import Opponent, View
 from dp_risk.cli.settings import Settings
-from dp_risk.privacy.plan import TRAINING, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.secure_sum.session import MASKED
 from dp_risk.types import FederationError, Trust
 from server.app import make_app as make_server

@@ -26,7 +26,8 @@ from dp_risk.cli.audit.probe import SLOTS, Seen, probe
 from dp_risk.cli.audit.scratch import Scratch, embedding
 from dp_risk.cli.audit.views import noise_of
 from dp_risk.cli.settings import Audit
-from dp_risk.privacy.plan import TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.types import Trust
 
 # Released coordinates of all canaries of a site together: more cost more than they tell.

@@ -23,7 +23,8 @@ from dp_risk.cli.audit.spies import Paid, Watch
 from dp_risk.cli.audit.views import noise_of
 from dp_risk.cli.settings import Audit
 from dp_risk.privacy.ledger import Ledger
-from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING
 from dp_risk.types import RandomnessKind, Split
 
 _CODES = 128

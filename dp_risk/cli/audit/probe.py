@@ -16,7 +16,8 @@ from clients.site import founders
 from dp_risk.cli.audit.bench import Bench, stacked
 from dp_risk.cli.audit.reserved import Reserved, plant, side, table_of, units_of
 from dp_risk.cli.audit.scratch import Scratch, embedding, starting_weights
-from dp_risk.privacy.plan import TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import TRAINING
 from dp_risk.types import ConfigurationError, Split
 
 # Slots of a reserved unit: its gradient grows with their number, those of the biases do not.

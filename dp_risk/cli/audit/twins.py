@@ -37,7 +37,8 @@ from dp_risk.cli.audit.scratch import (
 )
 from dp_risk.cli.audit.views import SUM
 from dp_risk.cli.settings import Settings
-from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING
 from dp_risk.types import FederationError, RandomnessKind, Split, Unit
 
 HEAVY, LIGHT = "heavy", "one code"

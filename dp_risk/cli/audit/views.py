@@ -22,8 +22,9 @@ from dp_risk.audit.noise import planned_std, planned_step
 from dp_risk.data.coding import Coding
 from dp_risk.data.schema import Schema
 from dp_risk.evaluation.bins import CELLS
-from dp_risk.privacy.plan import COUNTS, EVALUATION, MAX_CELLS, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, MAX_CELLS, SCORE_BINS, TRAINING
 from dp_risk.secure_sum.masks import Round, mask, pair_key, unmask
 from dp_risk.secure_sum.session import MASKED
 from dp_risk.secure_sum.store import RunKeys

@@ -15,7 +15,7 @@ from dp_risk.data.source import column_names
 from dp_risk.federation import files
 from dp_risk.models import REGISTRY
 from dp_risk.privacy.accounting import Filter
-from dp_risk.privacy.plan import PURPOSES
+from dp_risk.privacy.schedule import PURPOSES
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Trust, Unit
 
 

@@ -13,8 +13,8 @@ from clients.site import Site
 from dp_risk import wire
 from dp_risk.cli.audit.bench import REFUSAL, Bench, fields, stacked
 from dp_risk.cli.audit.views import View
-from dp_risk.privacy.plan import EVALUATION, TRAINING
 from dp_risk.privacy.release import Release, arrays_digest
+from dp_risk.privacy.schedule import EVALUATION, TRAINING
 from dp_risk.types import FederationError
 from tests import federation
 from tests.cli.audit.test_reserved import scratch

@@ -16,7 +16,8 @@ from clients.shard import TrainingUnits
 from clients.site import Site
 from dp_risk.cli.audit.spies import Paid, Spy, Watch, WatchedUnits
 from dp_risk.data.coding import Coded
-from dp_risk.privacy.plan import COUNTS, EVALUATION, SCORE_BINS, TRAINING, Plan
+from dp_risk.privacy.plan import Plan
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING
 from dp_risk.types import Refused, Split
 from tests import federation
 

@@ -13,7 +13,7 @@ from dp_risk.cli.audit.scratch import Scratch, starting_weights
 from dp_risk.cli.audit.twins import Twins, comparable
 from dp_risk.cli.audit.views import SUM, noise_of
 from dp_risk.cli.compose import settings
-from dp_risk.privacy.plan import COUNTS, TRAINING
+from dp_risk.privacy.schedule import COUNTS, TRAINING
 from dp_risk.types import RandomnessKind
 
 
