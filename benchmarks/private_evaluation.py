@@ -1,6 +1,6 @@
 """Measure private evaluation: `python benchmarks/private_evaluation.py --repetitions 100`.
 
-Every repetition asks the sites' mechanisms for both rounds anew, with noise from the system, and
+Every repetition asks the sites' mechanisms for all rounds anew, with noise from the system, and
 compares the server's estimates with the exact metrics of the same holdout.
 """
 
@@ -70,10 +70,16 @@ def exact(holdout: Holdout) -> dict[str, float]:
     }
 
 
-def plan(asked: Privacy) -> Plan:
+def plan(asked: Privacy, subgroups: tuple[str, ...] = ()) -> Plan:
     """Return a plan whose evaluation costs what a run would allot to it."""
     noise = choose_noise(
-        asked, units=1000, rounds=1, steps_per_round=1, stable_ids=True, holdout=True
+        asked,
+        units=1000,
+        rounds=1,
+        steps_per_round=1,
+        stable_ids=True,
+        holdout=True,
+        subgroups=len(subgroups),
     )
     return Plan(
         run="benchmark", dataset="-", schema="-", model="additive", model_options={}, dimension=1,
@@ -82,7 +88,8 @@ def plan(asked: Privacy) -> Plan:
         sampling_rate=1.0, rounds=1, steps_per_round=1, spares=0, local_rate=0.0, counts_noise=0.0,
         score_bins_noise=noise.score_bins_noise, evaluation_noise=noise.evaluation_noise,
         stable_ids=True, max_records_per_account=1, max_sites_per_unit=1, min_sites=1,
-        max_colluding=None, participants={}, seed=0,
+        max_colluding=None, participants={}, seed=0, subgroups=subgroups,
+        subgroups_noise=noise.subgroups_noise,
     )  # fmt: skip
 
 
@@ -93,7 +100,8 @@ def summed(releases: list[Arrays], noise_multiplier: float) -> Sum:
         clip_norm=1.0, noise_multiplier=noise_multiplier, dimension=len(arrays["histogram"])
     )
     std = grid.std * math.sqrt(len(releases))
-    return Sum(arrays=arrays, each={}, nodes=tuple(range(len(releases))), std=std)
+    names = tuple(f"site-{number}" for number in range(len(releases)))
+    return Sum(arrays=arrays, each={}, sites=names, std=std)
 
 
 def repeat(
@@ -122,7 +130,7 @@ def repeat(
     found: dict[str, list[list[float]]] = {}
     n_bins = []
     for seed in range(repetitions):
-        result = evaluate(replace(asked, seed=seed), ask, capacity=0.01)
+        result, _ = evaluate(replace(asked, seed=seed), ask, capacity=0.01)
         n_bins.append(result["bins"])
         for name, e in result["metrics"].items():
             row = [math.nan if e[end] is None else e[end] for end in ("value", "low", "high")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from clients.cells import Cells
 from clients.shard import Shard
 from dp_risk import models
-from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_cells, score_position
+from dp_risk.evaluation.bins import CELLS, HIGH, LOW, score_position
 from dp_risk.privacy.dpsgd import DPSGD
 from dp_risk.privacy.gaussian import GaussianCount, GaussianHistogram, GaussianQuantiles
 from dp_risk.privacy.mechanism import Arrays
@@ -22,7 +23,7 @@ def compute(
     purpose: str,
     shard: Shard,
     module: Any,
-    edges: Any,
+    cells: Cells | None,
     randomness: Randomness,
     share: ShareGrid | None = None,
 ) -> Arrays:
@@ -38,8 +39,8 @@ def compute(
         The site's rows.
     module : Module or None
         The model with the round's weights, where the purpose has one.
-    edges : ndarray or None
-        Public edges of an evaluation's bins, in logits, shape (bins - 1,).
+    cells : Cells or None
+        Public cells of an evaluation, of all units or by subgroup.
     randomness : Randomness
         Bits for sampling and noise.
     share : ShareGrid or None
@@ -66,7 +67,11 @@ def compute(
             low=LOW, high=HIGH, cells=CELLS, noise_multiplier=plan.score_bins_noise, share=share
         )
         return positions((units, score_position(logits)), randomness)
-    # The length of a secure sum is fixed before the bins are: what is beyond them stays empty.
-    cells = 2 * (len(edges) + 1) if share is None else MAX_CELLS
-    histogram = GaussianHistogram(cells=cells, noise_multiplier=plan.evaluation_noise, share=share)
-    return histogram((units, score_cells(edges, logits, rows.labels)), randomness)
+    assert cells is not None
+    histogram = GaussianHistogram(
+        # The length of a secure sum is fixed before the bins are: what is beyond them stays empty.
+        cells=len(cells) if share is None else MAX_CELLS,
+        noise_multiplier=plan.sums[purpose].noise_multiplier,
+        share=share,
+    )
+    return histogram((units, cells.of(logits, rows, shard.coding)), randomness)

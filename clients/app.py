@@ -15,7 +15,7 @@ from clients.site import Site
 from clients.telling import tell
 from dp_risk import wire
 from dp_risk.privacy.plan import Plan
-from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, SUBGROUPS, TRAINING
 
 # What a server may ask; the only messages that are read at all.
 MESSAGE_TYPES = frozenset(
@@ -23,7 +23,10 @@ MESSAGE_TYPES = frozenset(
         "train",
         *(
             f"query.{name}"
-            for name in ("status", "enrol", "meet", "close", COUNTS, SCORE_BINS, EVALUATION)
+            for name in (
+                *("status", "enrol", "meet", "close"),
+                *(COUNTS, SCORE_BINS, EVALUATION, SUBGROUPS),
+            )
         ),
     }
 )
@@ -74,6 +77,7 @@ def make_app(*, remember: bool = True, open_site: Callable[[Path], Site] = Site.
             request=request.digest,
             weights=request.weights,
             edges=request.values.get("edges"),
+            column=request.values.get("column"),
             participants=request.values.get("participants"),
         )
         return Message(wire.release_record(answer), reply_to=message)
@@ -114,6 +118,10 @@ def make_app(*, remember: bool = True, open_site: Callable[[Path], Site] = Site.
     @app.query(EVALUATION, mods=mods)
     def evaluation(message: Message, context: Context) -> Message:
         return release(EVALUATION, message, context)
+
+    @app.query(SUBGROUPS, mods=mods)
+    def subgroups(message: Message, context: Context) -> Message:
+        return release(SUBGROUPS, message, context)
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:

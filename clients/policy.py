@@ -45,9 +45,9 @@ _COMMENTS = {
     "max_clip_norm": "Largest clip norm of a unit's gradient.",
     "max_records_per_account": "Most records of one account that may take part in a step; 1 where "
     "the unit is a record.",
-    "purposes": "What may be released: counts (noisy number of units), training, score_bins and "
-    "evaluation (noisy histograms of holdout scores), tuning (`dp-risk site tune` here; no server "
-    "can ask for it).",
+    "purposes": "What may be released: counts (noisy number of units), training, score_bins, "
+    "evaluation and subgroups (noisy histograms of holdout scores, all together and by the values "
+    "of a column), tuning (`dp-risk site tune` here; no server can ask for it).",
     "models": "Models that may be trained.",
     "trusts": "Who may add the noise: local (this site, in full); distributed (all sites of the "
     "roster together, and a server that sees their sum only); none only for public data.",

@@ -10,24 +10,24 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from clients import signing
 from clients.answers import compute
+from clients.cells import Cells
 from clients.noising import Alone, Asked, Noising, Together
 from clients.partition import partition
 from clients.policy import Policy
 from clients.shard import Shard
 from dp_risk import models
+from dp_risk.data.groups import group_names
 from dp_risk.data.schema import Schema
-from dp_risk.evaluation.bins import checked_edges
 from dp_risk.privacy import keys, run_statement
 from dp_risk.privacy.account import Account
 from dp_risk.privacy.dpsgd import dimension, load_weights
@@ -37,7 +37,7 @@ from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.randomness import Randomness
 from dp_risk.privacy.release import Release, digest
 from dp_risk.privacy.run_statement import CLOSING
-from dp_risk.privacy.schedule import COUNTS, EVALUATION, MAX_CELLS, costs
+from dp_risk.privacy.schedule import COUNTS, costs
 from dp_risk.privacy.shares import ShareGrid
 from dp_risk.secure_sum.store import RunKeys
 from dp_risk.types import ConfigurationError, DpRiskError, RandomnessKind, Refused, Trust
@@ -215,6 +215,7 @@ class Site:
             reasons.append("the plan does not name this site and its key")
         if not reasons and dimension(self._module(plan)) != plan.dimension:
             reasons.append("the model has another dimension")
+        reasons += self._without_groups(plan.subgroups)
         if reasons:
             raise Refused("; ".join(reasons))
         # The plan is on disk before the ledger knows the run: a reserved run always has its plan.
@@ -236,6 +237,13 @@ class Site:
             if old != path:
                 old.unlink()
         self._run_keys.forget_others(plan.run)
+
+    def _without_groups(self, columns: tuple[str, ...]) -> Iterator[str]:
+        for column in columns:
+            try:
+                group_names(self.shard.coding, column)
+            except ConfigurationError as error:
+                yield f"subgroups: {error}"
 
     def meet(self, plan_digest: str, statements: Any) -> None:
         """Hear who takes part in a run in which all sites add the noise together.
@@ -309,6 +317,7 @@ class Site:
         request: str,
         weights: Arrays,
         edges: Any = None,
+        column: Any = None,
         participants: Any = None,
     ) -> Release:
         """Charge one round and release its output, or return the stored one.
@@ -327,17 +336,19 @@ class Site:
             Of the model; empty for a count.
         edges : list of float or None
             Public bin edges of an evaluation, in logits.
+        column : str or None
+            Whose groups are evaluated, of those that the plan names.
         participants : list of str or None
             Sites whose answers are added up, where all add the noise together.
 
         Raises
         ------
         Refused
-            If the plan is not enrolled, the weights are not the model's, the edges are no bins, or
-            the ledger says no.
+            If the plan is not enrolled, the weights are not the model's, the edges are no bins, the
+            column is not one of the plan's, or the ledger says no.
         """
         plan = self._plan(plan_digest)
-        module, inner = None, None
+        module = None
         if purpose == COUNTS:
             if weights:
                 raise Refused("weights where none belong")
@@ -347,15 +358,12 @@ class Site:
                 load_weights(module, weights)
             except ValueError as error:
                 raise Refused(str(error)) from None
-        if purpose == EVALUATION:
-            inner = _edges(edges)
-        elif edges is not None:
-            raise Refused("bins where none belong")
+        cells = Cells.asked(plan, purpose, edges, column, self.shard.coding)
         asked = Asked(purpose=purpose, round=round, participants=participants, request=request)
 
         def output(share: ShareGrid | None) -> Arrays:
             randomness = self._randomness(plan, purpose, round)
-            return compute(plan, purpose, self.shard, module, inner, randomness, share)
+            return compute(plan, purpose, self.shard, module, cells, randomness, share)
 
         return self._noising(plan).answer(asked, output)
 
@@ -385,14 +393,3 @@ def founders(folder: Path) -> tuple[Policy, Shard, Account, keys.Key]:
     key = signing.load(folder)
     account = dataclasses.replace(policy.account, partition=partition(policy, shard, key))
     return policy, shard, account, key
-
-
-def _edges(asked: Any) -> NDArray[np.float64]:
-    if not isinstance(asked, list) or not all(type(edge) is float for edge in asked):
-        raise Refused("the edges of bins are a list of numbers")
-    if not 1 <= len(asked) < MAX_CELLS // 2:
-        raise Refused("too few bins, or too many")
-    try:
-        return checked_edges(asked)
-    except ConfigurationError as error:
-        raise Refused(str(error)) from None

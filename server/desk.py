@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
+from dp_risk.data.coding import Coding
+from dp_risk.data.groups import group_names
 from dp_risk.data.schema import Schema
 from dp_risk.federation import requests
 from dp_risk.federation.house import House
@@ -139,12 +141,17 @@ class Desk:
         """Refuse a job that no site of this federation could accept."""
         agreed = self._house.agreed
         try:
-            digest = Schema.from_dict(dict(job.schema)).digest
+            schema = Schema.from_dict(dict(job.schema))
         except ConfigurationError as error:
             raise ConfigurationError(f"data.schema: {error}") from None
+        for column in job.subgroups:
+            try:
+                group_names(Coding(schema=schema), column)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"evaluation.subgroups: {error}") from None
         for key, found, wanted in (
             ("data", job.dataset, agreed.dataset),
-            ("data.schema", digest, agreed.schema),
+            ("data.schema", schema.digest, agreed.schema),
             ("privacy.unit", str(job.privacy.unit), agreed.unit),
             ("privacy.delta", job.privacy.delta, agreed.delta),
         ):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from dp_risk.evaluation.bins import CELLS, choose_bins
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_risk.evaluation.bins import CELLS, Bins, choose_bins
 from dp_risk.evaluation.private import estimates, reliability
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.schedule import EVALUATION, SCORE_BINS
@@ -17,7 +21,29 @@ _DRAWS = 1000
 HISTOGRAM = "histogram"
 
 
-def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """What an evaluation released.
+
+    Parameters
+    ----------
+    bins : Bins
+        The bins of the scores.
+    histogram : ndarray of float64, shape (2, len(bins))
+        Noisy counts by label and bin, over all sites.
+    noise_std : float
+        Standard deviation of the noise in a cell.
+    threshold : float
+        Probability above which the capacity lies; NaN where nothing stands out of the noise.
+    """
+
+    bins: Bins
+    histogram: NDArray[np.float64]
+    noise_std: float
+    threshold: float
+
+
+def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> tuple[dict[str, Any], Seen]:
     """Ask for two histograms and estimate the model's utility from their sums.
 
     Parameters
@@ -34,6 +60,8 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     -------
     dict
         ``metrics`` (name to value, low, high), ``reliability``, ``capacity``, ``bins``, ``sites``.
+    Seen
+        What a further question can build on.
 
     Raises
     ------
@@ -48,7 +76,7 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
     found = estimates(
         histogram, bins, noise_std=noise, capacity=capacity, draws=_DRAWS, seed=plan.seed
     )
-    return {
+    record = {
         "metrics": {name: estimate.to_dict() for name, estimate in found.items()},
         "reliability": [
             {"score": point.score, "rate": point.rate.to_dict()}
@@ -58,3 +86,5 @@ def evaluate(plan: Plan, ask: Ask, *, capacity: float) -> dict[str, Any]:
         "bins": len(bins),
         "sites": len(answers.sites),
     }
+    seen = Seen(bins=bins, histogram=histogram, noise_std=noise, threshold=found["threshold"].value)
+    return record, seen

@@ -225,6 +225,8 @@ class Job:
         Whether the run folder keeps a journal from which a killed server goes on.
     roster : mapping of str to str, or None
         Ledger key of every site that may take part; None lets in whoever is there.
+    subgroups : tuple of str
+        Columns by whose values utility is estimated too, at a charge.
     """
 
     run: str
@@ -241,8 +243,11 @@ class Job:
     start: Path | None = None
     resumable: bool = False
     roster: Mapping[str, str] | None = None
+    subgroups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not all(isinstance(column, str) for column in self.subgroups):
+            raise ConfigurationError("evaluation.subgroups: not a list of columns")
         self.federation.fewest(self.privacy)
 
     def to_json(self) -> str:
@@ -262,6 +267,7 @@ class Job:
             data = json.loads(text)
             data["resumable"], roster = bool(data["resumable"]), data["roster"]
             data["roster"] = None if roster is None else dict(roster)
+            data["subgroups"] = tuple(data.get("subgroups", ()))
             privacy = Privacy(**data.pop("privacy"))
             federation = Federation(**data.pop("federation"))
             paths = {

@@ -53,6 +53,7 @@ def make_plan(job: Job, schema: str, dimension: int, views: list[SiteView]) -> P
         holdout=all(said["holdout"] > 0 for said in stated),
         may_lose=len(views) - fewest,
         spare_rounds=settings.spare_rounds,
+        subgroups=len(job.subgroups),
     )
     local_rate = 0.0
     if settings.steps_per_round > 1:
@@ -81,6 +82,9 @@ def make_plan(job: Job, schema: str, dimension: int, views: list[SiteView]) -> P
         counts_noise=noise.counts_noise,
         score_bins_noise=noise.score_bins_noise,
         evaluation_noise=noise.evaluation_noise,
+        # Where nothing is evaluated, no group is.
+        subgroups=job.subgroups if noise.subgroups_noise else (),
+        subgroups_noise=noise.subgroups_noise,
         stable_ids=stable_ids,
         max_records_per_account=(
             privacy.max_records_per_account if privacy.unit == Unit.ACCOUNT else 1

@@ -22,9 +22,6 @@ from server.sizes import Sizes
 from server.summing import Summing
 
 SCHEMA_VERSION = 1
-_NOT_BY_SUBGROUP = (
-    "not evaluated by subgroup: the data is not public, and nothing was charged for it"
-)
 
 
 def build(
@@ -39,6 +36,7 @@ def build(
     joined: Mapping[str, int],
     summing: Summing,
     estimates: Mapping[str, Any] | None,
+    groups: Sequence[Mapping[str, Any]],
     doubts: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
@@ -64,6 +62,8 @@ def build(
         What was asked and what was lost.
     estimates : mapping or None
         What `server.evaluation.evaluate` returned.
+    groups : sequence of mapping
+        What `server.subgroups.evaluate` returned.
     doubts : sequence of str
         What does not hold of a ledger, by site.
     seconds : float
@@ -116,8 +116,8 @@ def build(
         "estimates": estimates,
         "utility": estimates["metrics"] if estimates else None,
         "utility_source": "charged" if estimates else None,
-        "subgroups": [],
-        "subgroups_note": _NOT_BY_SUBGROUP,
+        "subgroups": list(groups),
+        "subgroups_note": None if groups else _no_groups(plan),
         "seconds": round(seconds, 2),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "versions": versions(),
@@ -189,6 +189,16 @@ def _site(
         "ledger_entries": said["ledger_entries"],
         "rounds_joined": joined.get(view.site, 0),
     }
+
+
+def _no_groups(plan: Plan) -> str:
+    if plan.subgroups:
+        why = "it was planned and its charge stands, but too few sites answered"
+    elif plan.private and not plan.evaluation_noise:
+        why = "nothing is evaluated"
+    else:
+        why = "no column was asked for, and nothing was charged for it"
+    return f"not evaluated by subgroup: {why}"
 
 
 def _assumptions(

@@ -26,7 +26,7 @@ from dp_risk.types import (
     Trust,
     VerificationError,
 )
-from server import models, record
+from server import models, record, subgroups
 from server.aggregation import Weights
 from server.attendance import Attendance, listed
 from server.averaging import Averaging
@@ -125,7 +125,7 @@ class Run:
             sizes = find_sizes(plan, sums, views, self.job.federation.byzantine)
             outcome = self._rounds(plan, sums, sizes)
             models.save(self.job, outcome.weights)
-            estimates = self._evaluate(plan, sums, outcome.weights)
+            estimates, groups = self._evaluate(plan, sums, outcome.weights)
             closes = True
         except DpRiskError:
             closes = True
@@ -151,6 +151,7 @@ class Run:
             joined=outcome.joined,
             summing=sums,
             estimates=estimates,
+            groups=groups,
             doubts=doubts,
             seconds=self.log.seconds,
         )
@@ -371,21 +372,31 @@ class Run:
         ]
         return max(costs(lines, plan.delta).values())
 
-    def _evaluate(self, plan: Plan, sums: Summing, weights: Weights) -> dict[str, Any] | None:
-        """Return charged estimates; None where none are planned or too few sites answered."""
+    def _evaluate(
+        self, plan: Plan, sums: Summing, weights: Weights
+    ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Return charged estimates, of all units and by subgroup.
+
+        None, and an empty list, where none are planned or too few sites answered.
+        """
+        estimates: dict[str, Any] | None = None
+        groups: list[dict[str, Any]] = []
         if not plan.evaluation_noise:
-            return None
+            return estimates, groups
 
         def histogram(purpose: str, cells: int, **more: Any) -> Sum:
             shapes = {HISTOGRAM: (cells,)}
             return sums(Question(purpose=purpose, shapes=shapes, weights=weights, more=more))
 
         try:
-            return evaluate(plan, histogram, capacity=self.job.capacity)
+            estimates, seen = evaluate(plan, histogram, capacity=self.job.capacity)
+            groups = subgroups.evaluate(
+                plan, histogram, seen, self.coding, capacity=self.job.capacity
+            )
         except FederationError as error:
             # The model stands, and what was charged stays charged.
-            LOG.error("no estimates: %s", error)
-            return None
+            LOG.error("no %s: %s", "utility by subgroup" if estimates else "estimates", error)
+        return estimates, groups
 
 
 def execute(grid: Grid, job: Job, observer: Observer | None = None) -> dict[str, Any]:

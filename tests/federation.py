@@ -97,7 +97,7 @@ def policy(**changes: Any) -> Policy:
         "min_noise_multiplier": 0.3,
         "max_clip_norm": 10.0,
         "max_records_per_account": 1,
-        "purposes": ("counts", "training", "score_bins", "evaluation"),
+        "purposes": ("counts", "training", "score_bins", "evaluation", "subgroups"),
         "models": ("additive", "mlp"),
         "trusts": ("local", "none") if public else ("local",),
         "randomness": ("system", "seeded") if public else ("system",),
@@ -238,6 +238,13 @@ class Server:
         """Ask for the histogram of scores by label."""
         values = {"plan": plan.digest, "round": 0, "edges": edges, **more}
         return self.ask("query.evaluation", values, weights() if at is None else at)
+
+    def subgroups(
+        self, plan: Plan, edges: Any, column: Any, at: Mapping[str, Any] | None = None, **more: Any
+    ) -> RecordDict:
+        """Ask for the histogram of scores by group and label."""
+        values = {"plan": plan.digest, "round": 0, "edges": edges, "column": column, **more}
+        return self.ask("query.subgroups", values, weights() if at is None else at)
 
     def counts(self, plan: Plan) -> RecordDict:
         """Ask for the number of units."""

@@ -37,6 +37,7 @@ def forecast(settings: Settings, privacy: Privacy, units: int | None) -> Noise:
         holdout=settings.data.holdout > 0,
         may_lose=federation.sites - federation.fewest(privacy),
         spare_rounds=federation.spare_rounds,
+        subgroups=0 if settings.data.public else len(settings.evaluation.subgroups),
     )
 
 

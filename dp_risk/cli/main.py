@@ -258,8 +258,7 @@ def _one(options: argparse.Namespace, settings: Settings, job: int | None) -> Pa
     from dp_risk.cli import subgroups
 
     settings.tuning.refuse_private()
-    if options.verb != "audit":
-        subgroups.check(settings)
+    subgroups.check(settings)
     if options.verb == "plan":
         # Neither Flower nor Opacus is read for a plan: that would take most of its time.
         from dp_risk.cli import plan, sizes

@@ -119,6 +119,9 @@ def _line(noise: Noise, privacy: Privacy, settings: Settings, filter: Filter) ->
             Event(noise_multiplier=std, count=times)
             for std in (noise.score_bins_noise, noise.evaluation_noise)
         ]
+    if noise.subgroups_noise:
+        columns = len(settings.evaluation.subgroups)
+        evaluation.append(Event(noise_multiplier=noise.subgroups_noise, count=times * columns))
     if not settings.data.keeps_ids(privacy.unit):
         events += evaluation
     orders = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
@@ -129,6 +132,7 @@ def _line(noise: Noise, privacy: Privacy, settings: Settings, filter: Filter) ->
         "steps": steps,
         "counts_noise": noise.counts_noise or None,
         "evaluation_noise": noise.evaluation_noise or None,
+        "subgroups_noise": noise.subgroups_noise or None,
         "epsilon_run": epsilon(events, delta),
         "epsilon_rdp": min(f.epsilon(sum(f.cost(e) for e in events)) for f in filters),
         "epsilon_lifetime": filter.epsilon(sum(filter.cost(e) for e in events)),

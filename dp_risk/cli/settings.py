@@ -56,7 +56,7 @@ class Evaluation:
     capacity : float
         Share of the units that is reviewed, in (0, 1).
     subgroups : list of str
-        Columns by whose values utility is measured too, on public data.
+        Columns by whose values utility is measured too: exactly on public data, else at a charge.
     """
 
     bootstrap: int

@@ -1,4 +1,4 @@
-"""Utility by subgroup of a run: on public data exact, elsewhere not at all."""
+"""Utility by subgroup: which runs can have it, and its exact form on public data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from dp_risk.cli.settings import Deployment, Settings
 from dp_risk.data.coding import Coded, Coding
 from dp_risk.data.groups import MISSING, OTHER, group_names, group_of
-from dp_risk.evaluation.subgroups import Group, evaluate_group, review_threshold
-from dp_risk.types import ConfigurationError, Refused
+from dp_risk.evaluation.subgroups import evaluate_group, review_threshold
+from dp_risk.types import ConfigurationError, Trust
 
 # Words of `run.json` where there is no utility by subgroup.
 NONE_ASKED = "not evaluated by subgroup: evaluation.subgroups names no column"
@@ -23,19 +23,23 @@ def check(settings: Settings) -> None:
 
     Raises
     ------
-    Refused
-        If the data is not public.
     ConfigurationError
-        If a column has no groups.
+        If a column has no groups, or nothing would be evaluated.
     """
     asked = settings.evaluation.subgroups
     if not asked:
         return
-    if not settings.data.public or isinstance(settings.grid, Deployment):
-        raise Refused(
-            "evaluation.subgroups: refused: utility by subgroup is measured on public data only "
-            "(data.public=true); there is no charged estimate of it"
-        )
+    real = isinstance(settings.grid, Deployment)
+    if real or not settings.data.public:
+        why = None
+        if settings.asked.trust == Trust.NONE:
+            why = "trust none releases no estimates"
+        elif not settings.asked.allocation.evaluation:
+            why = "privacy.allocation.evaluation is 0, so nothing is evaluated"
+        elif not (real or settings.data.holdout):
+            why = "data.holdout is 0, so nothing is evaluated"
+        if why:
+            raise ConfigurationError(f"evaluation.subgroups: {why}")
     coding = Coding(schema=settings.data.load_schema())
     for column in asked:
         try:
@@ -70,15 +74,14 @@ def evaluate(
     threshold = review_threshold(scores, asked.capacity)
 
     def measured(chosen: NDArray[np.bool_]) -> dict[str, Any]:
-        return _plain(
-            evaluate_group(
-                holdout.labels[chosen],
-                scores[chosen],
-                threshold=threshold,
-                bootstrap=asked.bootstrap,
-                seed=settings.seed,
-            )
+        group = evaluate_group(
+            holdout.labels[chosen],
+            scores[chosen],
+            threshold=threshold,
+            bootstrap=asked.bootstrap,
+            seed=settings.seed,
         )
+        return group.to_dict()
 
     overall = measured(np.ones(len(holdout), dtype=np.bool_))
     found = []
@@ -99,12 +102,3 @@ def evaluate(
             }
         )
     return found
-
-
-def _plain(group: Group) -> dict[str, Any]:
-    return {
-        "units": group.units,
-        "positives": group.positives,
-        "reason": group.reason,
-        "metrics": {name: estimate.to_dict() for name, estimate in group.metrics.items()},
-    }

@@ -58,6 +58,7 @@ def run(
     # Batches are small: more threads cost more than they give.
     torch.set_num_threads(1)
     schema = settings.data.load_schema()
+    holdout = public_holdout(sites)
     job = Job(
         run=secrets.token_hex(8),
         folder=folder.resolve(),
@@ -71,9 +72,10 @@ def run(
         capacity=settings.evaluation.capacity,
         memory=memory,
         start=Path(settings.run.start).resolve() if settings.run.start else None,
+        # Public units are measured afterwards, exactly and at no charge.
+        subgroups=() if holdout is not None else tuple(settings.evaluation.subgroups),
     )
     (folder / "config.yaml").write_text(settings.yaml)
-    holdout = public_holdout(sites)
     watcher = _Watcher(job, holdout, progress)
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"job": job.to_json()}

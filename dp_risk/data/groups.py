@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +60,16 @@ def group_names(coding: Coding, column: str) -> tuple[str, ...]:
             f"column {column} has {count} values: too many groups, {MAX_GROUPS - 2} are the most"
         )
     return (*found, MISSING)
+
+
+def grouped(coding: Coding) -> tuple[str, ...]:
+    """Return the columns that have groups, in the schema's order."""
+    found = []
+    for column in coding.schema.features:
+        with suppress(ConfigurationError):
+            group_names(coding, column)
+            found.append(column)
+    return tuple(found)
 
 
 def group_of(coding: Coding, column: str, coded: Coded) -> NDArray[np.int64]:

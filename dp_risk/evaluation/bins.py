@@ -179,6 +179,46 @@ def choose_bins(histogram: ArrayLike, noise_std: float) -> Bins:
     return Bins(edges=edges, scores=1 / (1 + np.exp(-points)), shares=shares)
 
 
+def joined(bins: Bins, *, most: int, at: float) -> tuple[Bins, int]:
+    """Join neighbouring bins to a few of about equal share.
+
+    Parameters
+    ----------
+    bins : Bins
+        At least two.
+    most : int
+        Number of joined bins at most, at least 2.
+    at : float
+        A probability: the edge nearest to it stays an edge.
+
+    Returns
+    -------
+    Bins
+        The joined bins.
+    int
+        How many of them lie below the edge that is nearest to `at`.
+    """
+    clipped = min(max(at, 1e-12), 1 - 1e-12)
+    nearest = int(np.abs(bins.edges - math.log(clipped / (1 - clipped))).argmin())
+    below = np.cumsum(bins.shares)[:-1] / bins.shares.sum()
+    wanted = np.arange(1, most - 1) / (most - 1)
+    kept = sorted({nearest, *(int(np.abs(below - level).argmin()) for level in wanted)})
+    parts = np.split(np.arange(len(bins)), np.array(kept) + 1)
+    atoms = bins.scores.shape[1]
+    level = (np.arange(atoms) + 0.5) / atoms
+    scores = []
+    for part in parts:
+        weight = np.repeat(bins.shares[part] / atoms, atoms)
+        middle = (np.cumsum(weight) - weight / 2) / weight.sum()
+        scores.append(np.interp(level, middle, bins.scores[part].ravel()))
+    together = Bins(
+        edges=bins.edges[kept],
+        scores=np.array(scores),
+        shares=np.array([bins.shares[part].sum() for part in parts]),
+    )
+    return together, kept.index(nearest) + 1
+
+
 def checked_histogram(histogram: ArrayLike, shape: tuple[int, ...], noise_std: float) -> Floats:
     """Return a histogram as an array of the given shape.
 

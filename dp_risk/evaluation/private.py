@@ -4,9 +4,6 @@ Nothing here reads a private row: the input is released histograms, so all of it
 post-processing. Two rounds (after Cormode & Markov, "Federated calibration and evaluation of
 binary classifiers", VLDB 2023): a noisy histogram of the scores' positions on a fixed public scale
 chooses bins, then a noisy histogram over (label, bin) yields every metric.
-
-Noise is never clipped away where a metric is a ratio of (bi)linear forms of the counts: a clipped
-empty cell is biased by 0.4 standard deviations, and there are many of them.
 """
 
 from __future__ import annotations
@@ -20,11 +17,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from dp_risk.evaluation.bins import Bins, checked_histogram
 from dp_risk.evaluation.metrics import ECE_BINS, Estimate
+from dp_risk.evaluation.noisy import (
+    auprc,
+    auroc,
+    blurred,
+    estimate,
+    from_top,
+    ratio,
+    refinement,
+    simulated_errors,
+)
 from dp_risk.types import ConfigurationError
 
 Floats = NDArray[np.float64]
 
-_CLEAR_STDS = 2.0  # a cumulative count is clear this many standard deviations above zero
 _GUESS = 0.25  # how far, in widths of its bin, the mean score of a bin may be off
 
 
@@ -77,28 +83,25 @@ def estimates(
     if not 0 < capacity < 1:
         raise ConfigurationError(f"evaluation.capacity must lie in (0, 1), got {capacity}")
     rng = np.random.default_rng(seed)
-    noise, sampled = _errors(counts, noise_std, draws, rng)
-    fine = _refinement(bins)
+    noise, sampled = simulated_errors(counts, noise_std, draws, rng)
+    fine = refinement(bins)
     observed = (counts @ fine)[None]
     drawn = (counts + noise + sampled) @ fine
     scores = bins.scores.ravel()
-    seen = _from_top(counts.sum(axis=0))
-    clear = seen > _CLEAR_STDS * noise_std * np.sqrt(2 * np.arange(len(seen)))
-    # A precision needs a denominator that stands out of the noise.
-    first = int(np.argmax(clear) if clear.any() else len(bins)) * bins.scores.shape[1]
+    first = blurred(counts, noise_std) * bins.scores.shape[1]
 
     def spread(metric: Callable[[Floats], Floats]) -> Estimate:
-        return _estimate(float(metric(observed)[0]), metric(drawn))
+        return estimate(float(metric(observed)[0]), metric(drawn))
 
     return {
-        "auroc": spread(_auroc),
-        "auprc": spread(lambda h: _auprc(h, first)),
+        "auroc": spread(auroc),
+        "auprc": spread(lambda h: auprc(h, first)),
         "recall_at_fpr_1pct": spread(_recall),
         "precision_at_1pct": spread(lambda h: _precision(h, capacity)),
         "brier": spread(lambda h: _brier(h, scores)),
         "ece": _ece(observed[0], noise @ fine, sampled @ fine, bins, rng),
         "threshold": _threshold(observed, drawn, bins, capacity),
-        "base_rate": spread(lambda h: _ratio(h[:, 1].sum(axis=1), h.sum(axis=(1, 2)))),
+        "base_rate": spread(lambda h: ratio(h[:, 1].sum(axis=1), h.sum(axis=(1, 2)))),
     }
 
 
@@ -124,7 +127,7 @@ def reliability(
         where not even the whole holdout does.
     """
     counts = checked_histogram(histogram, (2, len(bins)), noise_std)
-    drawn = counts + sum(_errors(counts, noise_std, draws, np.random.default_rng(seed)))
+    drawn = counts + sum(simulated_errors(counts, noise_std, draws, np.random.default_rng(seed)))
     mean = bins.scores.mean(axis=1)
     weight = np.maximum(counts.sum(axis=0), 0.0)
     groups: list[slice] = []
@@ -139,68 +142,10 @@ def reliability(
     for group in groups:
         part, all_parts = counts[:, group], drawn[:, :, group]
         rate = float(np.clip(part[1].sum() / max(part.sum(), 1.0), 0.0, 1.0))
-        ratios = _ratio(all_parts[:, 1].sum(axis=1), all_parts.sum(axis=(1, 2)))
+        ratios = ratio(all_parts[:, 1].sum(axis=1), all_parts.sum(axis=(1, 2)))
         score = float(np.average(mean[group], weights=weight[group] + 1e-12))
-        points.append(CalibrationPoint(score=score, rate=_estimate(rate, ratios)))
+        points.append(CalibrationPoint(score=score, rate=estimate(rate, ratios)))
     return points
-
-
-def _errors(
-    counts: Floats, noise_std: float, draws: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Return simulated noise and sampling errors, each of shape (about draws, 2, B).
-
-    A unit's share of a cell is at most 1, so a cell varies at most like a Poisson count. Every
-    draw comes with its mirror image: a metric that is linear then has no simulated bias.
-    """
-    if draws < 100:
-        raise ConfigurationError(f"evaluation.draws must be at least 100, got {draws}")
-    normal = rng.standard_normal((2, (draws + 1) // 2, *counts.shape))
-    noise, sampled = np.concatenate([normal, -normal], axis=1)
-    return noise_std * noise, np.sqrt(_proper(counts)) * sampled
-
-
-def _proper(counts: Floats) -> Floats:
-    """Return the nearest histogram without negative cells that has the same total.
-
-    The Euclidean projection on a simplex (Duchi et al. 2008) along the last axis; all zero where
-    the total is not positive.
-    """
-    total = np.maximum(counts.sum(axis=-1, keepdims=True), 0.0)
-    falling = -np.sort(-counts, axis=-1)
-    excess = (np.cumsum(falling, axis=-1) - total) / np.arange(1, counts.shape[-1] + 1)
-    kept = np.maximum((falling > excess).sum(axis=-1, keepdims=True), 1)
-    cut = np.take_along_axis(excess, kept - 1, axis=-1)
-    return np.where(total > 0, np.maximum(counts - cut, 0.0), 0.0)
-
-
-def _ratio(a: Floats, b: Floats) -> Floats:
-    out: Floats = np.full(np.broadcast_shapes(a.shape, b.shape), np.nan)
-    np.divide(a, b, out=out, where=b > 0)
-    return out
-
-
-def _refinement(bins: Bins) -> Floats:
-    """Return the linear map from bins to their K parts, shape (B, B K); it keeps every bin's count.
-
-    Inside a bin the density changes linearly between its edges, where it is that of the
-    neighbours: without this, every metric would see a staircase.
-    """
-    b, k = bins.scores.shape
-    density = np.diag(1 / bins.shares)
-    width = bins.shares[:, None]
-    edge = (width[:-1] * density[1:] + width[1:] * density[:-1]) / (width[:-1] + width[1:])
-    edge = np.concatenate([density[:1], edge, density[-1:]])
-    offset = (np.arange(k) + 0.5) / k - 0.5
-    slope = edge[1:] - edge[:-1]  # (B bins, B counts)
-    parts = density[:, None] + slope[:, None] * offset[:, None]  # (B, K, B)
-    return np.asarray((parts * width[:, None] / k).reshape(b * k, b).T)
-
-
-def _from_top(counts: Floats) -> Floats:
-    """Return cumulative counts from the highest bin down, from 0 on: shape (..., B + 1)."""
-    summed = np.cumsum(counts[..., ::-1], axis=-1)
-    return np.concatenate([np.zeros((*summed.shape[:-1], 1)), summed], axis=-1)
 
 
 def _depth(cumulative: Floats, target: Floats) -> Floats:
@@ -225,40 +170,21 @@ def _at(cumulative: Floats, depth: Floats) -> Floats:
     return np.asarray(low + (depth - before) * (high - low))
 
 
-def _auroc(h: Floats) -> Floats:
-    """Pairs in one bin count one half; unbiased, as the noise of the two labels is independent."""
-    below = np.cumsum(h[:, 0], axis=1) - h[:, 0] / 2
-    area = _ratio((h[:, 1] * below).sum(axis=1), h[:, 1].sum(axis=1) * h[:, 0].sum(axis=1))
-    return np.where(h.sum(axis=2).min(axis=1) > 0, area, np.nan)
-
-
-def _auprc(h: Floats, first: int) -> Floats:
-    """Average precision, each part's positives at the mean of the precision before and after.
-
-    The `first` parts from the top, which the noise blurs, count together.
-    """
-    hits, seen = _from_top(h[:, 1])[:, first:], _from_top(h.sum(axis=1))[:, first:]
-    middle = _ratio(hits[:, 1:] + hits[:, :-1], seen[:, 1:] + seen[:, :-1])
-    precision = np.nan_to_num(np.hstack([_ratio(hits[:, :1], seen[:, :1]), middle]))
-    gained = np.diff(hits, axis=1, prepend=0.0)
-    return _ratio((gained * precision).sum(axis=1), hits[:, -1])
-
-
 def _recall(h: Floats) -> Floats:
-    false, hits = _from_top(h[:, 0]), _from_top(h[:, 1])
-    recall = _ratio(_at(hits, _depth(false, 0.01 * false[:, -1])), hits[:, -1])
+    false, hits = from_top(h[:, 0]), from_top(h[:, 1])
+    recall = ratio(_at(hits, _depth(false, 0.01 * false[:, -1])), hits[:, -1])
     return np.where(false[:, -1] > 0, recall, np.nan)
 
 
 def _capacity_depth(h: Floats, capacity: float) -> tuple[Floats, Floats]:
-    seen = _from_top(h.sum(axis=1))
+    seen = from_top(h.sum(axis=1))
     target = capacity * seen[:, -1]
     return _depth(seen, target), target
 
 
 def _precision(h: Floats, capacity: float) -> Floats:
     depth, target = _capacity_depth(h, capacity)
-    return _ratio(_at(_from_top(h[:, 1]), depth), target)
+    return ratio(_at(from_top(h[:, 1]), depth), target)
 
 
 def _threshold(observed: Floats, drawn: Floats, bins: Bins, capacity: float) -> Estimate:
@@ -280,7 +206,7 @@ def _threshold(observed: Floats, drawn: Floats, bins: Bins, capacity: float) -> 
 
 
 def _brier(h: Floats, scores: Floats) -> Floats:
-    return _ratio(h[:, 0] @ scores**2 + h[:, 1] @ (1 - scores) ** 2, h.sum(axis=(1, 2)))
+    return ratio(h[:, 0] @ scores**2 + h[:, 1] @ (1 - scores) ** 2, h.sum(axis=(1, 2)))
 
 
 def _ece(
@@ -319,20 +245,3 @@ def _ece(
     ]
     low, value, high = np.clip(ends, 0.0, 1.0)
     return Estimate(value=float(value), low=float(min(low, value)), high=float(max(high, value)))
-
-
-def _estimate(observed: float, drawn: Floats) -> Estimate:
-    """Return value and interval from a metric and its draws with as much noise again.
-
-    The draws' bias about `observed` is taken off once for the value (`observed` has it already)
-    and twice for the draws. Where the bias is large that is itself a guess, so the interval holds
-    both the draws and the moved draws.
-    """
-    if not math.isfinite(observed):
-        return Estimate(value=math.nan, low=math.nan, high=math.nan)
-    usable = drawn[np.isfinite(drawn)]
-    bias = float(np.median(usable)) - observed if len(usable) else 0.0
-    low = float(np.quantile(np.nan_to_num(drawn, nan=-9.0), 0.025)) - max(2 * bias, 0.0)
-    high = float(np.quantile(np.nan_to_num(drawn, nan=9.0), 0.975)) - min(2 * bias, 0.0)
-    low, value, high = (float(x) for x in np.clip([low, observed - bias, high], 0.0, 1.0))
-    return Estimate(value=value, low=min(low, value), high=max(high, value))

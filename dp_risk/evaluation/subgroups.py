@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +26,7 @@ MIN_UNITS = 20
 # the AUROC, with 30 to 100 positives 91 to 95 % (normal scores, one or two deviations apart).
 MIN_OF_A_LABEL = 30
 
-_UNKNOWN = Estimate(value=math.nan, low=math.nan, high=math.nan)
+UNKNOWN = Estimate(value=math.nan, low=math.nan, high=math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,15 @@ class Group:
     positives: int
     metrics: Mapping[str, Estimate]
     reason: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values ready for JSON, None instead of NaN."""
+        return {
+            "units": self.units,
+            "positives": self.positives,
+            "reason": self.reason,
+            "metrics": {name: estimate.to_dict() for name, estimate in self.metrics.items()},
+        }
 
 
 def review_threshold(scores: ArrayLike, capacity: float) -> float:
@@ -111,7 +121,7 @@ def evaluate_group(
     y, p = checked(labels, scores)
     units, positives = len(y), int(y.sum())
     negatives, reason = units - positives, _reason(units, positives)
-    metrics = dict.fromkeys(GROUP_METRICS, _UNKNOWN)
+    metrics = dict.fromkeys(GROUP_METRICS, UNKNOWN)
     if reason != "few_units":
         flagged = p >= threshold
         metrics["flagged_rate"] = _rate(int(flagged.sum()), units)

@@ -21,6 +21,7 @@ from dp_risk.privacy.schedule import (
     PURPOSES,
     SCORE_BINS,
     SCORE_CELLS,
+    SUBGROUPS,
     TRAINING,
     Purpose,
     Summed,
@@ -31,7 +32,9 @@ from dp_risk.privacy.schedule import (
 from dp_risk.types import RandomnessKind, Split, Trust, Unit
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
-_MOST_TEXT, _MOST_PARTICIPANTS = 300, 10_000
+_MOST_TEXT, _MOST_PARTICIPANTS, _MOST_COLUMNS = 300, 10_000, 64
+# What older plans do not say, and what that means; a plan that does not need it keeps its digest.
+_LATER: Mapping[str, Any] = {"subgroups": [], "subgroups_noise": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,10 @@ class Plan:
         Noise of the released unit count; 0 when sizes are declared.
     score_bins_noise, evaluation_noise : float
         Noise of the two histograms of holdout scores; 0 where nothing is evaluated.
+    subgroups : tuple of str
+        Columns by whose values the holdout's scores are counted too, at most 64.
+    subgroups_noise : float
+        Noise of each of these histograms; 0 exactly where there are none.
     stable_ids : bool
         Whether a unit keeps its split for ever. If not, both splits are charged in sequence.
     max_records_per_account : int
@@ -118,6 +125,8 @@ class Plan:
     max_colluding: int | None
     participants: Mapping[str, str]
     seed: int
+    subgroups: tuple[str, ...] = ()
+    subgroups_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.run):
@@ -141,6 +150,7 @@ class Plan:
             self.counts_noise,
             self.score_bins_noise,
             self.evaluation_noise,
+            self.subgroups_noise,
             self.noise_multiplier,
         )
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -157,6 +167,7 @@ class Plan:
             raise ValueError("noise is absent exactly when trust is none")
         if (self.score_bins_noise == 0) != (self.evaluation_noise == 0):
             raise ValueError("scores are binned exactly when they are evaluated")
+        self._check_subgroups()
         if self.unit == Unit.RECORD and self.max_records_per_account != 1:
             raise ValueError("a record is one record")
         if self.max_records_per_account < 1 or self.max_sites_per_unit < 1 or self.min_sites < 1:
@@ -169,6 +180,17 @@ class Plan:
             self._check_distributed(self.max_colluding)
         if self.private:
             _ = self.grid
+
+    def _check_subgroups(self) -> None:
+        columns = self.subgroups
+        if len(set(columns)) < len(columns) or len(columns) > _MOST_COLUMNS:
+            raise ValueError(f"subgroups name each column once, and at most {_MOST_COLUMNS}")
+        if not all(isinstance(name, str) and len(name) <= _MOST_TEXT for name in columns):
+            raise ValueError("a name in a plan is too long, or is none")
+        if bool(columns) != (self.subgroups_noise > 0):
+            raise ValueError("subgroups have noise, and nothing else has that noise")
+        if columns and not self.evaluation_noise:
+            raise ValueError("subgroups are evaluated where the whole is")
 
     def _check_distributed(self, colluding: int) -> None:
         if colluding < 1 or self.min_sites < colluding + 2:
@@ -201,6 +223,7 @@ class Plan:
             TRAINING: (self.clip_norm, self.noise_multiplier, self.dimension),
             SCORE_BINS: (1.0, self.score_bins_noise, SCORE_CELLS),
             EVALUATION: (1.0, self.evaluation_noise, MAX_CELLS),
+            SUBGROUPS: (1.0, self.subgroups_noise, MAX_CELLS),
         }
         return {
             name: Summed(clip_norm=clip, noise_multiplier=noise, dimension=dimension)
@@ -222,14 +245,15 @@ class Plan:
             count=self.steps_per_round * sites,
         )
         lines = [self._line(TRAINING, Split.TRAIN, training, self.rounds + self.spares)]
-        for name, split, noise in (
-            (COUNTS, Split.TRAIN, self.counts_noise),
-            (SCORE_BINS, Split.HOLDOUT, self.score_bins_noise),
-            (EVALUATION, Split.HOLDOUT, self.evaluation_noise),
+        for name, split, noise, times in (
+            (COUNTS, Split.TRAIN, self.counts_noise, 1),
+            (SCORE_BINS, Split.HOLDOUT, self.score_bins_noise, 1),
+            (EVALUATION, Split.HOLDOUT, self.evaluation_noise, 1),
+            (SUBGROUPS, Split.HOLDOUT, self.subgroups_noise, len(self.subgroups)),
         ):
             if noise:
                 event = Event(noise_multiplier=noise, count=sites)
-                lines.append(self._line(name, split, event, answers(self.spares)))
+                lines.append(self._line(name, split, event, times * answers(self.spares)))
         return tuple(sorted(lines, key=lambda line: PURPOSES.index(line.name)))
 
     def _line(self, name: str, split: Split, event: Event, rounds: int) -> Purpose:
@@ -251,14 +275,15 @@ class Plan:
             return self._shared_distance(units, self.max_colluding)
         steps = (self.rounds + self.spares) * self.steps_per_round
         distance = self.grid.distance(steps) + sampling.distance(units, self.sampling_rate, steps)
-        for noise, cells in (
-            (self.counts_noise, 1),
-            (self.score_bins_noise, MAX_CELLS),
-            (self.evaluation_noise, MAX_CELLS),
+        for noise, cells, times in (
+            (self.counts_noise, 1, 1),
+            (self.score_bins_noise, MAX_CELLS, 1),
+            (self.evaluation_noise, MAX_CELLS, 1),
+            (self.subgroups_noise, MAX_CELLS, len(self.subgroups)),
         ):
             if noise:
                 grid = Grid(clip_norm=1.0, noise_multiplier=noise, dimension=cells)
-                distance += grid.distance(answers(self.spares))
+                distance += grid.distance(times * answers(self.spares))
         return distance * self.max_sites_per_unit
 
     def _shared_distance(self, units: int, colluding: int) -> float:
@@ -281,8 +306,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Encode for the wire and for `plan.json`."""
+        said = dataclasses.asdict(self) | {"subgroups": list(self.subgroups)}
+        unsaid = {name for name, default in _LATER.items() if said[name] == default}
         return {
-            **dataclasses.asdict(self),
+            **{name: value for name, value in said.items() if name not in unsaid},
             "model_options": dict(self.model_options),
             "participants": dict(self.participants),
         }
@@ -303,14 +330,16 @@ class Plan:
             "bool": bool,
             "float | None": (int, float, type(None)),
             "int | None": (int, type(None)),
+            "tuple[str, ...]": list,
         }
+        said = {**_LATER, **data}
         for field in dataclasses.fields(cls):
             kind = kinds.get(str(field.type), Mapping)
-            value = data.get(field.name)
+            value = said.get(field.name)
             mixed = isinstance(value, bool) != (kind is bool)
-            if field.name not in data or mixed or not isinstance(value, kind):
+            if field.name not in said or mixed or not isinstance(value, kind):
                 raise ValueError(f"plan: {field.name} is missing or has another type")
-        return cls(**data)
+        return cls(**{**said, "subgroups": tuple(said["subgroups"])})
 
     @cached_property
     def digest(self) -> str:

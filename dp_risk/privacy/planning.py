@@ -40,10 +40,14 @@ class Allocation:
         For a noisy number of units where sizes are private, in (0, 1).
     evaluation : float
         For the histograms of holdout scores, in [0, 1); 0 releases none.
+    subgroups : float
+        Part of the evaluation that goes to utility by subgroup where columns are named for it, in
+        (0, 1); they share it evenly.
     """
 
     counts: float
     evaluation: float
+    subgroups: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.counts < 1:
@@ -51,6 +55,10 @@ class Allocation:
         if not 0 <= self.evaluation < 1:
             raise ConfigurationError(
                 f"privacy.allocation.evaluation: {self.evaluation} is not in [0, 1)"
+            )
+        if not 0 < self.subgroups < 1:
+            raise ConfigurationError(
+                f"privacy.allocation.subgroups: {self.subgroups} is not in (0, 1)"
             )
         if self.counts + self.evaluation >= 1:
             raise ConfigurationError("privacy.allocation: counts and evaluation leave nothing")
@@ -145,6 +153,7 @@ class Noise:
     counts_noise: float
     score_bins_noise: float
     evaluation_noise: float
+    subgroups_noise: float
 
 
 def choose_spares(rounds: int, *, may_lose: int) -> int:
@@ -194,6 +203,7 @@ def choose_noise(
     holdout: bool,
     may_lose: int = 0,
     spare_rounds: int | None = None,
+    subgroups: int = 0,
 ) -> Noise:
     """Fix sampling, steps and noise before any data is touched.
 
@@ -217,6 +227,8 @@ def choose_noise(
     spare_rounds : int or None
         Rounds that may be lost with a site, at least 0; None chooses it in trust distributed, and
         is none elsewhere.
+    subgroups : int
+        Columns by whose values the holdout is evaluated too, at least 0.
     """
 
     def spared(rounds: int) -> int:
@@ -240,6 +252,7 @@ def choose_noise(
         counts_noise=0.0,
         score_bins_noise=0.0,
         evaluation_noise=0.0,
+        subgroups_noise=0.0,
     )
     if privacy.epsilon is None:
         return noise
@@ -257,14 +270,21 @@ def choose_noise(
         part = std * (1 + 1e-9)
         if not stable_ids:
             part /= math.sqrt(privacy.allocation.evaluation)
+        by_group = privacy.allocation.subgroups if subgroups else 0.0
+        whole = part / math.sqrt(1 - by_group)
         noise = replace(
             noise,
-            score_bins_noise=part / math.sqrt(_SCORE_BINS_SHARE),
-            evaluation_noise=part / math.sqrt(1 - _SCORE_BINS_SHARE),
+            score_bins_noise=whole / math.sqrt(_SCORE_BINS_SHARE),
+            evaluation_noise=whole / math.sqrt(1 - _SCORE_BINS_SHARE),
+            subgroups_noise=part * math.sqrt(subgroups / by_group) if subgroups else 0.0,
         )
         if not stable_ids:
             others.append(Event(noise_multiplier=noise.score_bins_noise, count=times))
             others.append(Event(noise_multiplier=noise.evaluation_noise, count=times))
+            if subgroups:
+                others.append(
+                    Event(noise_multiplier=noise.subgroups_noise, count=times * subgroups)
+                )
     training = calibrate(
         privacy.epsilon,
         privacy.delta,

@@ -15,9 +15,10 @@ TRAINING = "training"
 COUNTS = "counts"
 SCORE_BINS = "score_bins"
 EVALUATION = "evaluation"
+SUBGROUPS = "subgroups"
 # What a site does by itself, on its own rows: no plan's schedule holds it, so no server can ask.
 TUNING = "tuning"
-PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION, TUNING)
+PURPOSES = (COUNTS, TRAINING, SCORE_BINS, EVALUATION, SUBGROUPS, TUNING)
 # Most cells of a histogram, so that the distance of its noise is known before its bins are.
 MAX_CELLS = 512
 # Cells of the histogram that finds the bins.

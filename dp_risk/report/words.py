@@ -58,6 +58,7 @@ PURPOSE_WORDS = {
     "training": "training (DP-SGD)",
     "score_bins": "evaluation, bins of the scores",
     "evaluation": "evaluation, histogram of scores",
+    "subgroups": "evaluation, histograms by subgroup",
     "tuning": "tuning (private selection)",
 }
 
@@ -129,6 +130,7 @@ AUDITED_WORDS = {
     "counts_noise": "noise of the counts",
     "score_bins_noise": "noise of the score bins",
     "evaluation_noise": "noise of the evaluation",
+    "subgroups_noise": "noise of the subgroups",
     "codes": "reserved codes, a canary each",
     "runs": "probe runs",
     "share": "share of a canary's gradient on its code",

@@ -1,4 +1,4 @@
-"""Utility by subgroup: on public rows; elsewhere refused before anything is charged."""
+"""Utility by subgroup: exact on public rows, charged elsewhere."""
 
 from __future__ import annotations
 
@@ -63,14 +63,68 @@ def test_a_record_says_why_it_has_none(
         assert (why in page) == (name != "unasked")
 
 
-@pytest.mark.parametrize("verb", [["plan"], ["train"], ["train", "-m", "seed=0,1"]])
-def test_private_rows_are_refused_before_a_site_exists(
-    run: Run, tmp_path: Path, private: list[str], verb: list[str]
+def test_private_rows_are_evaluated_by_subgroup_at_a_charge(
+    run: Run, tmp_path: Path, private: list[str]
 ) -> None:
-    said = run(*verb, "privacy.epsilon=1", *private, ASKED)
-    assert said.code == 3
-    assert "evaluation.subgroups" in said.line
-    assert "public" in said.line
+    said = run("train", "privacy.epsilon=8", *private, ASKED, "run.dir=out")
+    assert said.code == 0, said.err
+    found = record(tmp_path / "out")
+    charged = [charge["purpose"] for charge in found["charges"]]
+    assert charged == ["counts", "training", "score_bins", "evaluation", "subgroups"]
+    assert found["epsilon_spent"] <= 8.0
+    assert [entry["column"] for entry in found["subgroups"]] == ["kind", "age"]
+    for entry in found["subgroups"]:
+        assert entry["source"] == "charged"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["subgroups"] == found["subgroups"]
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert 'data-fact="/subgroups/1/noise_std"' in html
+    assert "evaluation, histograms by subgroup" in html
+    assert "at no charge" not in html[html.index('<section id="subgroups"') :][:2000]
+    assert check_page(html, report) > 0
+    assert run("verify", "out").code == 0
+    # What one site says was charged is what the report says.
+    [site, *_] = sorted((tmp_path / "out" / "ledgers").iterdir())
+    lines = json.loads(site.read_text())["statement"]["charges"]
+    [line] = [line for line in lines if line["purpose"] == "subgroups"]
+    assert line["rounds_reserved"] == line["rounds_paid"] == 2
+
+
+def test_a_plan_prices_subgroups_without_touching_data(
+    run: Run, tmp_path: Path, private: list[str], public: list[str]
+) -> None:
+    def noise(*overrides: str) -> list[dict[str, Any]]:
+        assert run("plan", "privacy.epsilon=1", *overrides, "--out", "plan.json").code == 0
+        return list(json.loads((tmp_path / "plan.json").read_text())["plans"])
+
+    plain, grouped, exact = noise(*private), noise(*private, ASKED), noise(*public, ASKED)
+    for before, after, free in zip(plain, grouped, exact, strict=True):
+        assert before["subgroups_noise"] is None
+        assert free["subgroups_noise"] is None
+        assert after["subgroups_noise"] > after["evaluation_noise"] > before["evaluation_noise"]
+        # Out of the evaluation's budget, although one account pays for everything here.
+        assert after["sigma"] == pytest.approx(before["sigma"], rel=1e-6)
+        assert after["epsilon_evaluation"] == pytest.approx(before["epsilon_evaluation"], rel=1e-6)
+        for line in (before, after):
+            assert 0.999 * line["epsilon"] < line["epsilon_run"] <= line["epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["privacy.allocation.evaluation=0"], "privacy.allocation.evaluation is 0"),
+        (["data.holdout=0"], "data.holdout is 0"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", [["plan"], ["train"], ["train", "-m", "seed=0,1"]])
+def test_what_is_not_evaluated_has_no_subgroups(
+    run: Run, tmp_path: Path, private: list[str], verb: list[str], overrides: list[str], words: str
+) -> None:
+    said = run(*verb, "privacy.epsilon=1", *private, ASKED, *overrides)
+    assert said.code == 2
+    assert "evaluation.subgroups: " in said.line
+    assert words in said.line
     assert not (tmp_path / "runs").exists()
 
 
@@ -85,7 +139,7 @@ def test_private_rows_are_refused_before_a_site_exists(
         ("null", "evaluation.subgroups"),
     ],
 )
-@pytest.mark.parametrize("verb", ["plan", "train", "frontier"])
+@pytest.mark.parametrize("verb", ["plan", "train", "frontier", "audit"])
 def test_a_column_without_groups_is_refused(
     run: Run, tmp_path: Path, public: list[str], verb: str, asked: str, words: str
 ) -> None:
@@ -93,12 +147,6 @@ def test_a_column_without_groups_is_refused(
     assert said.code == 2
     assert words in said.line
     assert not (tmp_path / "runs").exists()
-
-
-def test_an_audit_does_not_evaluate(run: Run, private: list[str]) -> None:
-    # Refused for its own reason.
-    said = run("audit", "privacy.epsilon=1", *private, "evaluation.subgroups=[nothing]")
-    assert "subgroups" not in said.line
 
 
 @pytest.mark.slow

@@ -39,6 +39,23 @@ PLANS: dict[str, dict[str, Any]] = {
     "less noise on the count": {"counts_noise": 2.0},
     "less noise on the evaluation": {"evaluation_noise": 1.0},
     "less noise on the bins": {"score_bins_noise": 1.0},
+    "less noise on subgroups": {"subgroups": ("kind",), "subgroups_noise": 1.0},
+    "subgroups beyond the price": {"subgroups": ("kind", "age"), "subgroups_noise": 3.0},
+    "subgroups of no column": {
+        "evaluation_noise": 9.0,
+        "subgroups": ("nothing",),
+        "subgroups_noise": 9.0,
+    },
+    "subgroups of a number without bins": {
+        "evaluation_noise": 9.0,
+        "subgroups": ("amount",),
+        "subgroups_noise": 9.0,
+    },
+    "subgroups by the label": {
+        "evaluation_noise": 9.0,
+        "subgroups": ("risk",),
+        "subgroups_noise": 9.0,
+    },
     "splits charged in another account": {"stable_ids": False},
     "no such partner as this site": {"participants": {"site-01": "aa"}},
     "this site with another key": {"participants": {"site-00": "aa"}},
@@ -286,6 +303,49 @@ def test_bins_and_weights_where_none_belong_are_refused_before_any_charge(server
     assert refused(server.evaluation(asked, EDGES, at={}))
     assert refused(server.train(asked, edges=EDGES))
     assert kinds(server.folder) == ["open", "reserve"]
+
+
+def grouped() -> Plan:
+    """Return a plan whose holdout is evaluated by one column too."""
+    return plan(subgroups=("kind",), subgroups_noise=9.0, evaluation_noise=9.0)
+
+
+@pytest.mark.parametrize(
+    ("edges", "column"),
+    [
+        (EDGES, "age"), (EDGES, None), (EDGES, 0), (EDGES, ["kind"]), (EDGES, ""), (None, "kind"),
+        ([], "kind"), ([0.5, 0.5], "kind"), ([1, 2], "kind"),
+        # Five groups, two labels: 52 bins would be more cells than the noise is made for.
+        ([float(n) for n in range(51)], "kind"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_subgroups_that_are_not_the_plans_are_refused_before_any_charge(
+    server: Server, edges: Any, column: Any
+) -> None:
+    asked = grouped()
+    server.enrol(asked)
+    assert refused(server.subgroups(asked, edges, column))
+    assert kinds(server.folder) == ["open", "reserve"]
+    most = [float(n) for n in range(50)]
+    release = wire.read_release(server.subgroups(asked, most, "kind"))
+    assert release.arrays["histogram"].shape == (5 * 2 * 51,)
+    assert kinds(server.folder) == ["open", "reserve", "charge", "release"]
+    # One column, one round: neither the same one again with other bins, nor a second round.
+    assert refused(server.subgroups(asked, EDGES, "kind"))
+    assert refused(server.subgroups(asked, EDGES, "kind", round=1))
+
+
+def test_a_column_where_none_belongs_is_refused_before_any_charge(server: Server) -> None:
+    asked = grouped()
+    server.enrol(asked)
+    assert refused(server.evaluation(asked, EDGES, column="kind"))
+    assert refused(server.score_bins(asked, column="kind"))
+    assert refused(server.train(asked, column="kind"))
+    assert kinds(server.folder) == ["open", "reserve"]
+    silent = plan(run="run-2")
+    server.enrol(silent)
+    assert refused(server.subgroups(silent, EDGES, "kind"))
 
 
 def test_an_evaluation_that_was_not_planned_is_refused(server: Server) -> None:

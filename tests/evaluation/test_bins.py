@@ -14,6 +14,7 @@ from dp_risk.evaluation.bins import (
     LOW,
     Bins,
     choose_bins,
+    joined,
     score_cells,
     score_position,
 )
@@ -124,3 +125,32 @@ def test_bins_that_do_not_fit_are_refused(change: dict[str, np.ndarray], named: 
 def test_unusable_histograms_are_refused(counts: np.ndarray, noise: float) -> None:
     with pytest.raises(ConfigurationError, match="histogram"):
         choose_bins(counts, noise)
+
+
+@given(
+    st.integers(0, 5),
+    st.integers(2, 12),
+    st.floats(0.0, 1.0),
+    st.sampled_from([0.0, 30.0]),
+)
+@settings(max_examples=100, deadline=None)
+def test_joined_bins_are_few_and_keep_the_edge_that_is_asked_for(
+    seed: int, most: int, at: float, std: float
+) -> None:
+    logits = np.random.default_rng(seed).normal(-1.5, 2.0, 5000)
+    bins = choose_bins(histogram(logits), std)
+    together, below = joined(bins, most=most, at=at)
+    assert 2 <= len(together) <= most
+    assert set(together.edges) <= set(bins.edges)
+    assert together.shares.sum() == pytest.approx(bins.shares.sum())
+    assert (np.diff(together.scores.ravel()) >= 0).all()
+    wanted = math.log(max(at, 1e-12) / max(1 - at, 1e-12))
+    kept = together.edges[below - 1]
+    assert abs(kept - wanted) <= np.abs(bins.edges - wanted).min() + 1e-9
+    # The mean score of a joined bin is that of its parts.
+    start = 0
+    for edge_end, scores in zip([*together.edges, math.inf], together.scores, strict=True):
+        stop = int((bins.edges < edge_end).sum()) + 1 if math.isfinite(edge_end) else len(bins)
+        mean = np.average(bins.scores[start:stop].mean(axis=1), weights=bins.shares[start:stop])
+        assert scores.mean() == pytest.approx(mean, abs=0.05)
+        start = stop

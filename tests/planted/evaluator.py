@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clients import answers, site
+from dp_risk.data.groups import group_of
 from dp_risk.privacy import accounting, dpsgd, gaussian, plan
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.gaussian import GaussianHistogram, GaussianQuantiles
@@ -51,6 +52,52 @@ def _half_the_noise_of_bins(monkeypatch: Patches) -> None:
     monkeypatch.setattr(answers, "GaussianQuantiles", half)
 
 
+def _half_the_noise_by_subgroup(monkeypatch: Patches) -> None:
+    compute = answers.compute
+
+    def half(plan: Any, purpose: str, *rest: Any) -> Any:
+        if purpose == "subgroups":
+            plan = dataclasses.replace(plan, subgroups_noise=plan.subgroups_noise / 2)
+        return compute(plan, purpose, *rest)
+
+    monkeypatch.setattr(site, "compute", half)
+
+
+def _exact_units_by_group(monkeypatch: Patches) -> None:
+    compute = answers.compute
+
+    def more(plan: Any, purpose: str, shard: Any, module: Any, cells: Any, *rest: Any) -> Any:
+        found = compute(plan, purpose, shard, module, cells, *rest)
+        if purpose == "subgroups":
+            _, rows = shard.units(Split.HOLDOUT, plan.max_records_per_account).rows()
+            exact = np.bincount(group_of(shard.coding, cells.column, rows), minlength=cells.groups)
+            found["units"] = exact.astype(np.float64)
+        return found
+
+    monkeypatch.setattr(site, "compute", more)
+
+
+def _a_unit_counts_in_each_group(monkeypatch: Patches) -> None:
+    class Each(GaussianHistogram):
+        def __call__(self, private: Any, randomness: Any) -> Any:
+            units, cells = private
+            more = np.concatenate([units, units + len(units)])
+            half = self.cells // 2
+            return super().__call__(
+                (more, np.concatenate([cells % half, cells % half + half])), randomness
+            )
+
+    compute = answers.compute
+
+    def each(plan: Any, purpose: str, *rest: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patches:
+            if purpose == "subgroups":
+                patches.setattr(answers, "GaussianHistogram", Each)
+            return compute(plan, purpose, *rest)
+
+    monkeypatch.setattr(site, "compute", each)
+
+
 def _two_cells(monkeypatch: Patches) -> None:
     class Twice(GaussianHistogram):
         def __call__(self, private: Any, randomness: Any) -> Any:
@@ -78,7 +125,7 @@ def _evaluates_train_rows(monkeypatch: Patches) -> None:
     compute = answers.compute
 
     def wrong(plan: Any, purpose: str, shard: Any, *rest: Any) -> Any:
-        if purpose in ("score_bins", "evaluation"):
+        if purpose in ("score_bins", "evaluation", "subgroups"):
             shard = _Train(shard)
         return compute(plan, purpose, shard, *rest)
 
@@ -134,6 +181,22 @@ DEFECTS = (
         name="half the noise on bins of scores",
         checks=("noise_std",),
         plant=_half_the_noise_of_bins,
+    ),
+    Defect(
+        name="half the noise by subgroup",
+        checks=("noise_std",),
+        plant=_half_the_noise_by_subgroup,
+    ),
+    Defect(
+        name="exact numbers of units by subgroup",
+        checks=("transcript",),
+        plant=_exact_units_by_group,
+        overrides=("evaluation.subgroups=[kind]",),
+    ),
+    Defect(
+        name="a unit counts in two subgroups",
+        checks=("sensitivity",),
+        plant=_a_unit_counts_in_each_group,
     ),
     Defect(name="a record counts in two cells", checks=("sensitivity",), plant=_two_cells),
     Defect(

@@ -13,6 +13,7 @@ from dp_risk.privacy.schedule import (
     COUNTS,
     EVALUATION,
     SCORE_BINS,
+    SUBGROUPS,
     TRAINING,
     Purpose,
     lifetime_excess,
@@ -58,7 +59,9 @@ OTHER = {
     "evaluation_noise": 7.0,
     "stable_ids": False, "max_records_per_account": 9, "max_sites_per_unit": 2, "min_sites": 2,
     "max_colluding": 2, "participants": {"site-00": "bb"}, "seed": 1,
+    "subgroups": ("age",), "subgroups_noise": 9.0,
 }  # fmt: skip
+GROUPED = {"subgroups": ("sex", "age"), "subgroups_noise": 8.0}
 SHARED = {
     "trust": "distributed", "max_colluding": 1, "min_sites": 4, "steps_per_round": 1,
     "participants": {f"site-{n:02d}": "aa" for n in range(6)},
@@ -69,6 +72,8 @@ WITH = {
     "max_colluding": SHARED,
     "spares": SHARED,
     "max_records_per_account": {"unit": "account"},
+    "subgroups": GROUPED,
+    "subgroups_noise": GROUPED,
 }
 
 
@@ -83,6 +88,39 @@ def test_every_field_is_in_the_digest(field):
     more = WITH.get(field, {})
     base = PLAN if field == "trust" else dataclasses.replace(PLAN, **more)
     assert dataclasses.replace(PLAN, **{**more, field: OTHER[field]}).digest != base.digest
+
+
+def test_a_plan_of_before_subgroups_is_the_plan_without_them():
+    # Sites keep the digests of plans that they enrolled, and sign them.
+    assert not {"subgroups", "subgroups_noise"} & set(PLAN.to_dict())
+    assert Plan.from_dict({**PLAN.to_dict(), "subgroups": [], "subgroups_noise": 0.0}) == PLAN
+    grouped = dataclasses.replace(PLAN, **GROUPED)
+    said = json.loads(json.dumps(grouped.to_dict()))
+    assert said["subgroups"] == ["sex", "age"]
+    assert Plan.from_dict(said) == grouped
+    for name in GROUPED:
+        with pytest.raises(ValueError, match="subgroups"):
+            Plan.from_dict({key: value for key, value in said.items() if key != name})
+
+
+def test_every_column_is_a_round_of_its_own():
+    grouped = dataclasses.replace(PLAN, **GROUPED)
+    *others, line = grouped.schedule
+    assert tuple(others) == PLAN.schedule
+    assert line == Purpose(
+        name=SUBGROUPS, split="holdout", event=Event(noise_multiplier=8.0), rounds=2
+    )
+    held = [Event(noise_multiplier=s) for s in (12.0, 6.0, 8.0, 8.0)]
+    assert grouped.costs["holdout"] == pytest.approx(epsilon(held, 1e-5))
+    assert grouped.lifetime_excess(1000, 10.0) > PLAN.lifetime_excess(1000, 10.0)
+    # What is lost with a site may be asked again, twice at most.
+    spare = dataclasses.replace(grouped, **SHARED, spares=4)
+    assert spare.schedule[-1].rounds == 6
+    assert spare.lifetime_excess(1000, 10.0) > dataclasses.replace(
+        PLAN, **SHARED, spares=4
+    ).lifetime_excess(1000, 10.0)
+    assert grouped.sums[SUBGROUPS].noise_multiplier == 8.0
+    assert SUBGROUPS not in PLAN.sums
 
 
 def test_two_limits_of_colluding_sites_are_two_plans():
@@ -158,6 +196,15 @@ def test_an_unknown_field_is_refused():
         {**SHARED, "min_sites": 7},
         {**SHARED, "steps_per_round": 2},
         {**SHARED, "max_sites_per_unit": 2},
+        {**GROUPED, "subgroups": ["sex", "sex"]},
+        {**GROUPED, "subgroups": [1]},
+        {**GROUPED, "subgroups": ["x" * 301]},
+        {**GROUPED, "subgroups": [f"c{n}" for n in range(65)]},
+        {**GROUPED, "subgroups": []},
+        {**GROUPED, "subgroups": "sex"},
+        {**GROUPED, "subgroups_noise": 0.0},
+        {**GROUPED, "subgroups_noise": math.nan},
+        {**GROUPED, "evaluation_noise": 0.0, "score_bins_noise": 0.0},
         {"sampling_rate": 0.0},
         {"sampling_rate": 1.5},
         {"sampling_rate": math.nan},

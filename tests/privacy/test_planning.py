@@ -149,6 +149,39 @@ def test_an_evaluation_costs_training_nothing_where_the_holdout_has_its_own_acco
     assert (none.evaluation_noise, none.score_bins_noise) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 5])
+@pytest.mark.parametrize("stable_ids", [True, False])
+def test_subgroups_share_the_evaluations_budget(columns, stable_ids):
+    plain, noise = (choose(stable_ids=stable_ids, subgroups=n) for n in (0, columns))
+    # Half of the evaluation's squared budget, and nothing of training's.
+    assert plain.subgroups_noise == 0
+    assert noise.noise_multiplier == pytest.approx(plain.noise_multiplier, rel=1e-6)
+    assert noise.evaluation_noise == pytest.approx(plain.evaluation_noise * math.sqrt(2))
+    assert noise.score_bins_noise == pytest.approx(plain.score_bins_noise * math.sqrt(2))
+    held = [
+        Event(noise_multiplier=noise.score_bins_noise),
+        Event(noise_multiplier=noise.evaluation_noise),
+        Event(noise_multiplier=noise.subgroups_noise, count=columns),
+    ]
+    train = [Event(noise_multiplier=noise.noise_multiplier, count=10)]
+    for events in [train, held] if stable_ids else [[*train, *held]]:
+        assert 0.999 < epsilon(events, 1e-5) <= 1.0
+
+
+def test_the_part_of_subgroups_can_be_chosen_and_nothing_evaluated_has_none():
+    more = choose(privacy(allocation={"counts": 0.05, "evaluation": 0.2, "subgroups": 0.8}),
+                  subgroups=1)  # fmt: skip
+    half = choose(subgroups=1)
+    assert more.subgroups_noise < half.subgroups_noise
+    assert more.evaluation_noise > half.evaluation_noise
+    assert choose(subgroups=2, holdout=False).subgroups_noise == 0
+    none = privacy(allocation={"counts": 0.05, "evaluation": 0.0})
+    assert choose(none, subgroups=2).subgroups_noise == 0
+    for part in (0.0, 1.0, -0.1, math.nan):
+        with pytest.raises(ConfigurationError, match=r"privacy.allocation.subgroups: .* \(0, 1\)"):
+            privacy(allocation={"counts": 0.05, "evaluation": 0.2, "subgroups": part})
+
+
 def test_the_batch_is_public_and_bounded():
     few, many = choose(), choose(units=2_500_000)
     asked = choose(privacy(sampling_rate=0.25))

@@ -63,6 +63,23 @@ def test_groups_stand_beside_each_other_and_every_figure_is_bound(run: Facts) ->
     assert "Missing because" not in page.words
 
 
+def test_charged_groups_say_what_noise_they_hold_and_how_they_were_estimated(run: Facts) -> None:
+    groups = entry(group("Female", 300), group("Male", 9, None, "few_units"))
+    groups |= {"source": "charged", "noise_std": 48.9, "sites": 5}
+    page, html, report = shown(run, groups)
+    for words in (
+        "noisy histograms of the held-out units, charged like everything else",
+        "standard deviation 49",
+        "too few units to stand out of the noise",
+    ):
+        assert words in page.words, words
+    assert "fewer than 20 units" not in page.words
+    assert 'href="#how-subgroups-charged"' in html
+    assert 'href="#how-subgroups"' not in html
+    assert check_page(html, report) > 0
+    validate(report)
+
+
 def test_a_changed_figure_is_noticed(run: Facts) -> None:
     _, html, report = shown(run, entry(group("Female", 300, 0.625)))
     changed = copy.deepcopy(report)

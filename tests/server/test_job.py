@@ -69,7 +69,20 @@ def test_what_is_no_job_is_a_configuration_error(text: str) -> None:
         Job.from_json(text)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Job)])
+def test_a_job_of_before_subgroups_has_none() -> None:
+    values = json.loads(job().to_json())
+    assert values.pop("subgroups") == []
+    assert Job.from_json(json.dumps(values)) == job()
+    grouped = dataclasses.replace(job(), subgroups=("kind", "age"))
+    assert Job.from_json(grouped.to_json()) == grouped
+    for wrong in ([1], 7, None):
+        with pytest.raises(ConfigurationError):
+            Job.from_json(json.dumps({**values, "subgroups": wrong}))
+
+
+@pytest.mark.parametrize(
+    "field", [f.name for f in dataclasses.fields(Job) if f.name != "subgroups"]
+)
 def test_a_job_without_a_field_or_with_one_more_is_a_configuration_error(field: str) -> None:
     values = json.loads(job().to_json())
     del values[field]

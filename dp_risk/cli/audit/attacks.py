@@ -20,9 +20,10 @@ from dp_risk import wire
 from dp_risk.audit.bounds import gaussian_epsilon
 from dp_risk.audit.findings import Check
 from dp_risk.cli.audit.bench import REFUSAL, Bench
+from dp_risk.cli.audit.differences import comparable
 from dp_risk.cli.audit.edits import EDITS
 from dp_risk.cli.audit.scratch import starting_weights
-from dp_risk.cli.audit.twins import Twins, comparable
+from dp_risk.cli.audit.twins import Twins
 from dp_risk.privacy.accounting import calibrate
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import Plan
@@ -109,8 +110,9 @@ def _bad_plans(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return changes of a plan that no private site may accept, by what they are."""
     promised, quarter = float(plan.epsilon or 0), plan.noise_multiplier / 4
     someone = {"somebody else": "0" * 64}
-    none = {"noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
-    none |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0}
+    none: dict[str, Any] = {"noise_multiplier": 0.0, "epsilon": None, "counts_noise": 0.0}
+    none |= {"score_bins_noise": 0.0, "evaluation_noise": 0.0, "subgroups_noise": 0.0}
+    none |= {"subgroups": ()}
     unit = Unit.RECORD if plan.unit == Unit.ACCOUNT else Unit.ACCOUNT
     return {
         "less noise than the plan's epsilon pays for": {"noise_multiplier": quarter},
@@ -235,7 +237,8 @@ def _lifetime(twins: Twins, plan: Plan) -> Iterator[str]:
     noise = calibrate(epsilon, plan.delta, sampling_rate=1.0, count=steps)
     changes: dict[str, Any] = {
         "epsilon": epsilon, "noise_multiplier": noise, "sampling_rate": 1.0, "counts_noise": 0.0,
-        "score_bins_noise": 0.0, "evaluation_noise": 0.0, "spares": 0,
+        "score_bins_noise": 0.0, "evaluation_noise": 0.0, "subgroups": (), "subgroups_noise": 0.0,
+        "spares": 0,
     }  # fmt: skip
     done = 0
     while done < _MOST_RUNS:

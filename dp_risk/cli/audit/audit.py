@@ -22,8 +22,9 @@ from dp_risk.audit.sampler import sampler
 from dp_risk.audit.transcript import transcript
 from dp_risk.cli import artefacts, manifest
 from dp_risk.cli.audit import attacks, canaries, membership, observed
+from dp_risk.cli.audit.differences import changes, repeated, transcripts
 from dp_risk.cli.audit.scratch import Scratch
-from dp_risk.cli.audit.twins import WELL_FORMED, Twins, changes, repeated, transcripts
+from dp_risk.cli.audit.twins import WELL_FORMED, Twins
 from dp_risk.cli.display import console, stages, table
 from dp_risk.cli.scratch import scratch_place
 from dp_risk.cli.settings import Settings
@@ -214,7 +215,8 @@ def _subject(seen: observed.Observed) -> dict[str, Any]:
             name: getattr(plan, name)
             for name in (
                 *("noise_multiplier", "sampling_rate", "clip_norm", "rounds", "steps_per_round"),
-                *("counts_noise", "score_bins_noise", "evaluation_noise", "dimension"),
+                *("counts_noise", "score_bins_noise", "evaluation_noise", "subgroups_noise"),
+                "dimension",
                 *("max_records_per_account", "max_sites_per_unit"),
             )
             # What has no noise in the plan is not released at all.

@@ -19,6 +19,8 @@ from dp_risk import wire
 from dp_risk.cli.audit.spies import Spy
 from dp_risk.cli.audit.views import Opponent, View
 from dp_risk.cli.settings import Settings
+from dp_risk.data.coding import Coding
+from dp_risk.data.groups import group_names
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
 from dp_risk.privacy.schedule import TRAINING
@@ -81,9 +83,9 @@ class Bench:
         self.stopped = False
         self._transcript = transcript
         self._folders = {number + 2: folder for number, folder in enumerate(folders)}
-        self.opponent = Opponent(
-            {folder.name: folder for folder in folders}, settings.data.load_schema()
-        )
+        schema = settings.data.load_schema()
+        self._coding = Coding(schema=schema)
+        self.opponent = Opponent({folder.name: folder for folder in folders}, schema)
         app = make_client(remember=not settings.in_process.amnesia, open_site=self.spy.open)
         sites = {node: str(folder.resolve()) for node, folder in self._folders.items()}
         self.grid = InProcessGrid(app, sites, self._hear)
@@ -100,14 +102,17 @@ class Bench:
     def _hear(self, request: Message, reply: Message) -> None:
         name = self._folders[request.metadata.dst_node_id].name
         if self._transcript:
-            self.messages.append(fields(request, reply))
+            self.messages.append(self._fields(request, reply))
         if not reply.has_content() or wire.is_refusal(reply.content):
-            said = fields(request, reply)
+            said = self._fields(request, reply)
             self.refusals.append({key: said[key] for key in said if key != "answers"})
         elif wire.RECEIPT in reply.content:
             release = wire.read_release(reply.content)
             self.releases.append((name, release))
             self.opponent.hear(self.plan, name, wire.read_request(request), release)
+
+    def _fields(self, request: Message, reply: Message) -> dict[str, Any]:
+        return fields(request, reply, self._coding)
 
     def run(
         self, folder: Path, *, start: Arrays | None = None, frozen: bool = False, **privacy: Any
@@ -145,6 +150,7 @@ class Bench:
             federation=dataclasses.replace(federation, sites=len(self._folders)),
             seed=settings.seed,
             capacity=settings.evaluation.capacity,
+            subgroups=tuple(settings.evaluation.subgroups),
             memory=None,
             start=None if start is None else (folder / "start.safetensors").resolve(),
         )
@@ -234,7 +240,7 @@ class Bench:
         return seen[0].arrays if seen else None
 
 
-def fields(request: Message, reply: Message) -> dict[str, Any]:
+def fields(request: Message, reply: Message, coding: Coding) -> dict[str, Any]:
     """Return everything that a reply says, and which question it answers."""
     out: dict[str, Any] = {"answers": request.metadata.message_type}
     if not reply.has_content():
@@ -244,9 +250,11 @@ def fields(request: Message, reply: Message) -> dict[str, Any]:
             if isinstance(record, ArrayRecord):
                 array = value.numpy()
                 # How many bins there are is the server's choice, from what was released before.
-                edges = wire.read_request(request).values.get("edges")
+                asked = wire.read_request(request).values
+                edges, column = asked.get("edges"), asked.get("column")
                 if edges is not None and key != MASKED:
-                    out[f"{name}.{key}.unasked"] = array.size - 2 * (len(edges) + 1)
+                    groups = 1 if column is None else len(group_names(coding, column))
+                    out[f"{name}.{key}.unasked"] = array.size - groups * 2 * (len(edges) + 1)
                     array = array[:1]
                 else:
                     out[f"{name}.{key}.bytes"] = len(value.data)

@@ -24,10 +24,11 @@ from dp_risk.cli.audit.views import noise_of
 from dp_risk.cli.settings import Audit
 from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.plan import Plan
-from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, TRAINING
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, SCORE_BINS, SUBGROUPS, TRAINING
 from dp_risk.types import RandomnessKind, Split
 
 _CODES = 128
+_OF_HOLDOUT = (SCORE_BINS, EVALUATION, SUBGROUPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ def _allowed(paid: Paid) -> str | None:
 
 def _beyond(paid: Paid) -> int:
     """Return how many reads a mechanism had no use for."""
-    whole = 1 if paid.key[1] in (SCORE_BINS, EVALUATION) else 0
+    whole = 1 if paid.key[1] in _OF_HOLDOUT else 0
     return paid.beyond + max(0, paid.whole - whole)
 
 
@@ -205,7 +206,7 @@ def splits_disjoint(benches: Sequence[Bench]) -> Check:
     for bench in benches:
         for watch in bench.spy.watches.values():
             for purpose, ids in watch.ids.items():
-                side = holdout if purpose in (SCORE_BINS, EVALUATION) else train
+                side = holdout if purpose in _OF_HOLDOUT else train
                 side.append(np.array(sorted(ids), dtype="S64"))
     return counting.splits_disjoint(train, holdout)
 
@@ -214,12 +215,6 @@ def claims(observed: Observed) -> list[Claim]:
     """Return every epsilon that the run states, with what was seen to run under it."""
     plan, record, found = observed.plan, observed.record, []
     by_split: dict[str, list[Spent]] = {}
-    noise = {
-        TRAINING: plan.noise_multiplier,
-        COUNTS: plan.counts_noise,
-        SCORE_BINS: plan.score_bins_noise,
-        EVALUATION: plan.evaluation_noise,
-    }
     [watch, *_] = observed.watches.values()
     lines = {line.name: line for line in plan.schedule}
     for purpose, line in lines.items():
@@ -230,7 +225,7 @@ def claims(observed: Observed) -> list[Claim]:
         )
         if steps:
             spent = Spent(
-                noise_multiplier=noise[purpose],
+                noise_multiplier=plan.sums[purpose].noise_multiplier,
                 sampling_rate=plan.sampling_rate if purpose == TRAINING else 1.0,
                 steps=steps * plan.max_sites_per_unit,
             )

@@ -195,6 +195,7 @@ def plant(
     *,
     records: int = 1,
     mixed: bool = False,
+    kept: str | None = None,
 ) -> list[str]:
     """Add units to a scratch site before it is opened; return the words of those in training.
 
@@ -213,6 +214,8 @@ def plant(
         Rows of a unit.
     mixed : bool
         Give every second row of a unit the other label.
+    kept : str or None
+        Column whose own code held-out units keep, so that they are in one of its groups.
     """
     table = table_of(folder)
     rows = reserved.rows(table, words, records=1)
@@ -225,7 +228,7 @@ def plant(
         odd = np.arange(more.num_rows) % 2 == 1
         more = pa.concat_tables([more.filter(pa.array(~odd)), turned.filter(pa.array(odd))])
     replace_rows(folder, pa.concat_tables([table, more]))
-    fill(coded_folder(folder), reserved)
+    fill(coded_folder(folder), reserved, kept)
     return [word for word, out in zip(words, held, strict=True) if not out]
 
 
@@ -236,14 +239,20 @@ def coded_folder(folder: Path) -> Path:
     return shard.folder
 
 
-def fill(coded: Path, reserved: Reserved) -> None:
-    """Give every slot of a reserved unit its own code, on disk."""
+def fill(coded: Path, reserved: Reserved, kept: str | None = None) -> None:
+    """Give every slot of a reserved unit its own code, on disk.
+
+    But for the slot of the column `kept`, in the holdout.
+    """
     for split in (Split.TRAIN, Split.HOLDOUT):
         codes = np.load(coded / split / "codes.npy")
         values = np.load(coded / split / "values.npy")
         own = codes.max(1, initial=0)
         chosen = own >= reserved.codes.start
-        codes[chosen] = own[chosen, None]
+        slots = np.ones(codes.shape[1], dtype=np.bool_)
+        if kept is not None and split is Split.HOLDOUT:
+            slots[reserved.coding.slot_names.index(kept)] = False
+        codes[np.ix_(chosen, slots)] = own[chosen, None]
         values[chosen] = 0
         np.save(coded / split / "codes.npy", codes)
         np.save(coded / split / "values.npy", values)

@@ -24,7 +24,7 @@ from dp_risk.data.schema import Schema
 from dp_risk.evaluation.bins import CELLS
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
-from dp_risk.privacy.schedule import COUNTS, EVALUATION, MAX_CELLS, SCORE_BINS, TRAINING
+from dp_risk.privacy.schedule import COUNTS, EVALUATION, MAX_CELLS, SCORE_BINS, SUBGROUPS, TRAINING
 from dp_risk.secure_sum.masks import Round, mask, pair_key, unmask
 from dp_risk.secure_sum.session import MASKED
 from dp_risk.secure_sum.store import RunKeys
@@ -120,7 +120,7 @@ class Opponent:
         }
 
     def _shapes(self, plan: Plan, this: Round) -> Shapes:
-        cells = {SCORE_BINS: CELLS, EVALUATION: MAX_CELLS}
+        cells = {SCORE_BINS: CELLS, EVALUATION: MAX_CELLS, SUBGROUPS: MAX_CELLS}
         if this.purpose in cells:
             return {"histogram": (cells[this.purpose],)}
         if this.purpose == COUNTS:

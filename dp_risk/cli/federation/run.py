@@ -175,6 +175,7 @@ def job_of(composed: Settings) -> dict[str, Any]:
         "federation": asdict(composed.federation),
         "seed": composed.seed,
         "capacity": composed.evaluation.capacity,
+        "subgroups": list(composed.evaluation.subgroups),
     }
 
 

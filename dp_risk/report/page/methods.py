@@ -167,6 +167,20 @@ METHODS: dict[str, Method] = {
         "negatives has only the shares, because the other intervals would be too short.",
         source="config.yaml: evaluation.capacity, bootstrap. run.json: subgroups.",
     ),
+    "subgroups-charged": Method(
+        name="Utility by subgroup, estimated",
+        words="For each column that the plan names, a noisy histogram over group, label and bin "
+        "of the scores: a unit has a weight of one over all cells, so that it moves the histogram "
+        "by at most one. The bins are those of the evaluation, joined to at most eight; the edge "
+        "nearest to the review threshold stays one, and units above it are flagged. Metrics are "
+        "computed as for all units, and how a group's units lie inside a bin is taken from all "
+        "units. Intervals hold the noise, the sampling of units and, in the calibration gap, a "
+        "quarter of a bin's width. A figure whose denominator does not exceed three standard "
+        "deviations of its noise is left out; units and positives are estimates too. Other and "
+        "missing values are shown where they stand out of the noise. All groups together are "
+        "estimated from the evaluation.",
+        source="plan.json: subgroups, subgroups_noise. run.json: subgroups.",
+    ),
     "frontier": Method(
         name="Points of the frontier",
         words="Each seed is a run of its own with a fresh ledger; a point is the mean over seeds, "

@@ -8,7 +8,7 @@ from dp_risk.report.plots import run as plots
 from dp_risk.report.plots import svg
 from dp_risk.report.sections.common import Facts, note, whose
 
-HOW = "subgroups"
+HOW = {"exact": "subgroups", "charged": "subgroups-charged"}
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -18,10 +18,17 @@ METRICS = {
     "false_positive_rate": "False positives",
 }
 REASONS = {
-    "few_units": "fewer than 20 units",
-    "one_label": "one label only",
-    "few_positives": "fewer than 30 positives",
-    "few_negatives": "fewer than 30 negatives",
+    "exact": {
+        "few_units": "fewer than 20 units",
+        "one_label": "one label only",
+        "few_positives": "fewer than 30 positives",
+        "few_negatives": "fewer than 30 negatives",
+    },
+    "charged": {
+        "few_units": "too few units to stand out of the noise",
+        "few_positives": "too few positives to stand out of the noise",
+        "few_negatives": "too few negatives to stand out of the noise",
+    },
 }
 NONE_ASKED = "names no column"
 DRAWN = 24  # groups of a chart
@@ -37,19 +44,34 @@ def subgroups(report: Facts) -> str:
             return ""
         return section("subgroups", "Utility by subgroup", f"<p>{fill('{}.', why)}</p>")
     first = entries[0]
-    units = "records" if report["settings"].get("unit") == "account" else "units"
+    # A charged histogram gives each account a weight of one; exact figures count its records.
+    by_record = first["source"] == "exact" and report["settings"].get("unit") == "account"
+    units = "records" if by_record else "units"
+    threshold = Shown(value=first["threshold"], form="figures4")
+    capacity = Shown(value=first["capacity"], form="percent")
+    if first["source"] == "exact":
+        source = fill(
+            "Measured on held-out {} of public data, with 95 % intervals. Flagged are those whose "
+            "score is at least {}, which the highest {} of all reach",
+            units, threshold, capacity,
+        )  # fmt: skip
+    else:
+        source = fill(
+            "Estimated from noisy histograms of the held-out {}, charged like everything else, "
+            "with 95 % intervals for noise and sampling. Flagged are those whose score is at least "
+            "{}, the edge of a bin next to where the highest {} of all begin",
+            units, threshold, capacity,
+        )  # fmt: skip
     words = fill(
-        "Measured on held-out {} of public data, with 95 % intervals. Flagged are those whose "
-        "score is at least {}, which the highest {} of all reach; true and false positives are the "
-        "shares of a group's positives and negatives that are flagged. The calibration gap is the "
-        "mean score less the share of positives. AUPRC grows with the share of positives, so it is "
-        "no measure of one group against another. Each interval stands alone: among twenty, one "
-        "is expected to miss. The dashed line is all groups together.",
-        units,
-        Shown(value=first["threshold"], form="figures4"),
-        Shown(value=first["capacity"], form="percent"),
+        "{}; true and false positives are the shares of a group's positives and negatives that are "
+        "flagged. The calibration gap is the mean score less the share of positives. AUPRC grows "
+        "with the share of positives, so it is no measure of one group against another. Each "
+        "interval stands alone: among twenty, one is expected to miss. The dashed line is all "
+        "groups together.",
+        source,
     )
-    content = whose(report) + note(words, HOW) + "".join(_column(entry) for entry in entries)
+    content = whose(report) + note(words, HOW[first["source"]])
+    content += "".join(_column(entry) for entry in entries)
     return section("subgroups", "Utility by subgroup", content)
 
 
@@ -70,11 +92,12 @@ def _column(entry: Facts) -> str:
             group["units"],
             group["positives"],
             *(_cell(metric, group["metrics"][metric]["value"]) for metric in METRICS),
-            *([REASONS.get(group["reason"], "")] if lacking else []),
+            *([REASONS[entry["source"]].get(group["reason"], "")] if lacking else []),
         ]
         for value, group in _rows(entry)
     ]
-    whole = table(f"Groups by {entry['column']}", _linked(head), rows)
+    how = HOW[entry["source"]]
+    whole = table(f"Groups by {entry['column']}", _linked(head, how), rows)
     if len(rows) - 1 > _OPEN:
         whole = details(f"Table of all {len(rows) - 1} groups", whole)
     bounds: list[list[Cell]] = [
@@ -85,8 +108,12 @@ def _column(entry: Facts) -> str:
     ]
     head = ("Group", "Metric", "Value", "Low", "High")
     intervals = details(
-        "Table of intervals", table(f"95 % intervals by {entry['column']}", _linked(head), bounds)
+        "Table of intervals",
+        table(f"95 % intervals by {entry['column']}", _linked(head, how), bounds),
     )
+    if entry["source"] == "charged":
+        words = "Noise in a group's number of units: standard deviation {}."
+        chart += note(fill(words, Shown(value=entry["noise_std"], form="whole")), how)
     return f"<h3>{fill('By {}', entry['column'])}</h3>{chart}{whole}{intervals}"
 
 
@@ -97,9 +124,9 @@ def _rows(entry: Facts) -> list[tuple[str, Facts]]:
     return [("all", entry["overall"]), *((g["value"], g) for g in entry["groups"])]
 
 
-def _linked(head: tuple[str, ...]) -> list[str | How]:
+def _linked(head: tuple[str, ...], how: str) -> list[str | How]:
     plain = ("Group", "Metric", "Missing because")
-    return [name if name in plain else How(name=name, method=HOW) for name in head]
+    return [name if name in plain else How(name=name, method=how) for name in head]
 
 
 def _cell(metric: str, value: float | None) -> Shown:

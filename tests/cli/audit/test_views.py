@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dp_risk.cli.audit.bench import Bench, stacked
+from dp_risk.cli.audit.differences import comparable
 from dp_risk.cli.audit.reserved import replace_rows, table_of
 from dp_risk.cli.audit.scratch import Scratch, starting_weights
-from dp_risk.cli.audit.twins import Twins, comparable
+from dp_risk.cli.audit.twins import Twins
 from dp_risk.cli.audit.views import SUM, noise_of
 from dp_risk.cli.compose import settings
 from dp_risk.privacy.schedule import COUNTS, TRAINING

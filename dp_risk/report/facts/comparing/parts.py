@@ -9,7 +9,7 @@ from dp_risk.report.facts.comparing.rows import Row, row
 from dp_risk.report.facts.loose import leaf, listing, mapping, mappings, number
 
 Facts = Mapping[str, Any]
-_PURPOSES = ("counts", "training", "score_bins", "evaluation")
+_PURPOSES = ("counts", "training", "score_bins", "evaluation", "subgroups")
 
 
 def charges(reports: Sequence[Facts]) -> list[Row]:
