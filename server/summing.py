@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
-from dp_risk.privacy.schedule import SUBGROUPS, TRAINING
 from dp_risk.types import FederationError
 from server.attendance import Attendance, listed
 from server.combining import Asked, Question, Sum, combining
@@ -54,9 +53,7 @@ class Summing:
         self._ask = ask
         self._journal = journal
         self._kind = combining(plan)
-        rounds = {line.name: line.rounds for line in plan.schedule}
-        needed = {TRAINING: plan.rounds, SUBGROUPS: len(plan.subgroups)}
-        self._spares = {name: most - needed.get(name, 1) for name, most in rounds.items()}
+        self._spares = {line.name: line.rounds - plan.needed[line.name] for line in plan.schedule}
         self.asked: Counter[str] = Counter()
         """Rounds that were asked so far, lost ones included, by purpose: the sites' charges."""
         self.abandoned: Counter[str] = Counter()

@@ -232,6 +232,12 @@ class Plan:
         }
 
     @property
+    def needed(self) -> Mapping[str, int]:
+        """Rounds of each purpose that a run needs, without those that may be lost."""
+        once = dict.fromkeys((COUNTS, SCORE_BINS, EVALUATION), 1)
+        return {**once, TRAINING: self.rounds, SUBGROUPS: len(self.subgroups)}
+
+    @property
     def schedule(self) -> tuple[Purpose, ...]:
         """Everything that the run will charge, in order.
 
@@ -245,15 +251,16 @@ class Plan:
             count=self.steps_per_round * sites,
         )
         lines = [self._line(TRAINING, Split.TRAIN, training, self.rounds + self.spares)]
-        for name, split, noise, times in (
-            (COUNTS, Split.TRAIN, self.counts_noise, 1),
-            (SCORE_BINS, Split.HOLDOUT, self.score_bins_noise, 1),
-            (EVALUATION, Split.HOLDOUT, self.evaluation_noise, 1),
-            (SUBGROUPS, Split.HOLDOUT, self.subgroups_noise, len(self.subgroups)),
+        for name, split, noise in (
+            (COUNTS, Split.TRAIN, self.counts_noise),
+            (SCORE_BINS, Split.HOLDOUT, self.score_bins_noise),
+            (EVALUATION, Split.HOLDOUT, self.evaluation_noise),
+            (SUBGROUPS, Split.HOLDOUT, self.subgroups_noise),
         ):
             if noise:
                 event = Event(noise_multiplier=noise, count=sites)
-                lines.append(self._line(name, split, event, times * answers(self.spares)))
+                rounds = self.needed[name] * answers(self.spares)
+                lines.append(self._line(name, split, event, rounds))
         return tuple(sorted(lines, key=lambda line: PURPOSES.index(line.name)))
 
     def _line(self, name: str, split: Split, event: Event, rounds: int) -> Purpose:

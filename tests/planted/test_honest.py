@@ -116,6 +116,15 @@ SINGLE: tuple[tuple[str, Data, Sequence[str]], ...] = (
     ("wide perceptron", records, ("model=mlp", "model.width=64", "privacy.epsilon=4")),
     ("no holdout to speak of", records, ("data.holdout=0.02",)),
     ("one site", records, ("federation.sites=1",)),
+    ("two columns by subgroup", records, ("evaluation.subgroups=[kind,age]",)),
+    (
+        "two columns by subgroup in a sum",
+        accounts,
+        (
+            *("evaluation.subgroups=[kind,age]", "federation.sites=3", *capped(3)),
+            *("privacy.trust=distributed", "privacy.max_colluding=1"),
+        ),
+    ),
 )
 HONEST = (*_combined(), *SINGLE)
 
@@ -126,5 +135,5 @@ def test_an_honest_trainer_is_not_falsified(data: Data, overrides: Sequence[str]
     assert found.failed == (), [check for check in found.checks if not check.passed]
 
 
-def test_there_are_forty_of_them() -> None:
-    assert len(HONEST) == len({name for name, *_ in HONEST}) == 40
+def test_there_are_forty_two_of_them() -> None:
+    assert len(HONEST) == len({name for name, *_ in HONEST}) == 42

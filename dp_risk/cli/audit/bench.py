@@ -24,9 +24,9 @@ from dp_risk.data.groups import group_names
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.release import Release
 from dp_risk.privacy.schedule import TRAINING
-from dp_risk.secure_sum.session import MASKED
 from dp_risk.types import FederationError, Trust
 from server.app import make_app as make_server
+from server.evaluation import HISTOGRAM
 from server.exchange import ask
 from server.grids import InProcessGrid
 from server.job import Job
@@ -252,7 +252,7 @@ def fields(request: Message, reply: Message, coding: Coding) -> dict[str, Any]:
                 # How many bins there are is the server's choice, from what was released before.
                 asked = wire.read_request(request).values
                 edges, column = asked.get("edges"), asked.get("column")
-                if edges is not None and key != MASKED:
+                if edges is not None and key == HISTOGRAM:
                     groups = 1 if column is None else len(group_names(coding, column))
                     out[f"{name}.{key}.unasked"] = array.size - groups * 2 * (len(edges) + 1)
                     array = array[:1]

@@ -128,7 +128,10 @@ def everything(bench: Bench, plan: Plan, weights: Sequence[Weights]) -> Releases
         asked += [
             (SCORE_BINS, 0, weights[0], {}),
             (EVALUATION, 0, weights[0], {"edges": _EDGES}),
-            *((SUBGROUPS, 0, weights[0], {"edges": _EDGES, "column": c}) for c in plan.subgroups),
+            *(
+                (SUBGROUPS, number, weights[0], {"edges": _EDGES, "column": column})
+                for number, column in enumerate(plan.subgroups)
+            ),
         ]
     for purpose, round, at, more in asked:
         seen = bench.view(plan, purpose, round, at, **more)
@@ -156,8 +159,8 @@ def comparable(bench: Bench, twins: Twins, configured: Plan, **changes: Any) -> 
         counts_noise=_NOISE,
         score_bins_noise=_NOISE,
         evaluation_noise=_NOISE,
-        subgroups=(twins.column,) if twins.column else (),
-        subgroups_noise=_NOISE if twins.column else 0.0,
+        subgroups=twins.columns,
+        subgroups_noise=_NOISE if twins.columns else 0.0,
         stable_ids=said["stable_ids"],
         min_sites=len(bench.nodes),
         participants=bench.participants(),
@@ -197,7 +200,7 @@ def transcripts(twins: Twins, *, repeats: int) -> Transcripts:
         seen = [
             {"view": f"{view.purpose} {view.round}", "arrays": dict(view.arrays)}
             for view in bench.opponent.views
-            if view.source == SUM and view.purpose != EVALUATION
+            if view.source == SUM and view.purpose not in (EVALUATION, SUBGROUPS)
         ]
         return [*bench.messages, *seen]
 
@@ -260,16 +263,17 @@ def _noise(
 ) -> Iterator[Residuals]:
     bench = Bench(twins.settings, sites)
     start = starting_weights(twins.scratch.module(twins.reserved), twins.reserved)
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    found: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
     for number in range(repeats):
         own = comparable(bench, twins, plan, run=f"{sites[0].parent.name}-{number}", **changes)
         if not bench.begin(own):
             raise FederationError("a site refused an honest plan of the audit")
-        for (purpose, _), arrays in everything(bench, own, [start]).items():
+        for (purpose, round), arrays in everything(bench, own, [start]).items():
             flat = np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
-            found.setdefault(purpose, []).append(flat)
+            # Each column has groups of its own; everything else is the same question every time.
+            found.setdefault((purpose, round if purpose == SUBGROUPS else 0), []).append(flat)
         bench.end(own.run)
-    for purpose, releases in found.items():
+    for (purpose, _), releases in found.items():
         values = np.array(releases)
         if centred:
             values -= values.mean(0)

@@ -118,9 +118,8 @@ def steps_charged(bench: Bench) -> Check:
             )
         charges += _charges(bench.folder(node), plan)
     # What was reserved for rounds that are lost is not needed where none is.
-    rounds = {line.name: plan.rounds if line.name == TRAINING else 1 for line in plan.schedule}
     planned = {
-        line.name: line.event.count * rounds[line.name] // plan.max_sites_per_unit
+        line.name: line.event.count * plan.needed[line.name] // plan.max_sites_per_unit
         for line in plan.schedule
     }
     return counting.steps_charged(seen, charges, planned)

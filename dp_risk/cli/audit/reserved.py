@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -195,7 +195,7 @@ def plant(
     *,
     records: int = 1,
     mixed: bool = False,
-    kept: str | None = None,
+    kept: Sequence[str] = (),
 ) -> list[str]:
     """Add units to a scratch site before it is opened; return the words of those in training.
 
@@ -214,8 +214,8 @@ def plant(
         Rows of a unit.
     mixed : bool
         Give every second row of a unit the other label.
-    kept : str or None
-        Column whose own code held-out units keep, so that they are in one of its groups.
+    kept : sequence of str
+        Columns whose own codes held-out units keep, so that they are in one of the groups of each.
     """
     table = table_of(folder)
     rows = reserved.rows(table, words, records=1)
@@ -239,10 +239,10 @@ def coded_folder(folder: Path) -> Path:
     return shard.folder
 
 
-def fill(coded: Path, reserved: Reserved, kept: str | None = None) -> None:
+def fill(coded: Path, reserved: Reserved, kept: Sequence[str] = ()) -> None:
     """Give every slot of a reserved unit its own code, on disk.
 
-    But for the slot of the column `kept`, in the holdout.
+    But for the slots of the columns `kept`, in the holdout.
     """
     for split in (Split.TRAIN, Split.HOLDOUT):
         codes = np.load(coded / split / "codes.npy")
@@ -250,8 +250,8 @@ def fill(coded: Path, reserved: Reserved, kept: str | None = None) -> None:
         own = codes.max(1, initial=0)
         chosen = own >= reserved.codes.start
         slots = np.ones(codes.shape[1], dtype=np.bool_)
-        if kept is not None and split is Split.HOLDOUT:
-            slots[reserved.coding.slot_names.index(kept)] = False
+        if split is Split.HOLDOUT:
+            slots &= ~np.isin(reserved.coding.slot_names, kept)
         codes[np.ix_(chosen, slots)] = own[chosen, None]
         values[chosen] = 0
         np.save(coded / split / "codes.npy", codes)

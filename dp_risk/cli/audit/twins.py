@@ -102,16 +102,19 @@ class Twins:
                 {held: label},
                 records=self.records,
                 mixed=True,
-                kept=self.column,
+                kept=self.columns,
             )
         if unit != HEAVY:
             _spoil(coded_folder(site), self.reserved, unit)
         return sites
 
     @property
-    def column(self) -> str | None:
-        """A column by whose groups the holdout can be counted; None where the schema has none."""
-        return next(iter(grouped(self.reserved.coding)), None)
+    def columns(self) -> tuple[str, ...]:
+        """The columns by whose groups the holdout is counted.
+
+        Those that are asked for, else the first that has groups, if any has.
+        """
+        return tuple(self.settings.evaluation.subgroups) or grouped(self.reserved.coding)[:1]
 
     @property
     def records(self) -> int:

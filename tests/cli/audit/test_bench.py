@@ -13,11 +13,16 @@ from clients.site import Site
 from dp_risk import wire
 from dp_risk.cli.audit.bench import REFUSAL, Bench, fields, stacked
 from dp_risk.cli.audit.views import View
+from dp_risk.data.coding import Coding
+from dp_risk.data.groups import group_names
+from dp_risk.data.schema import Schema
 from dp_risk.privacy.release import Release, arrays_digest
-from dp_risk.privacy.schedule import EVALUATION, TRAINING
+from dp_risk.privacy.schedule import EVALUATION, SUBGROUPS, TRAINING
 from dp_risk.types import FederationError
 from tests import federation
 from tests.cli.audit.test_reserved import scratch
+
+CODING = Coding(schema=Schema.from_dict(federation.SCHEMA))
 
 
 def request(**values: Any) -> Message:
@@ -28,7 +33,7 @@ def request(**values: Any) -> Message:
 
 def answer(content: RecordDict, **values: Any) -> dict[str, Any]:
     asked = request(**values)
-    return fields(asked, Message(content, reply_to=asked))
+    return fields(asked, Message(content, reply_to=asked), CODING)
 
 
 def release(round: int = 0, purpose: str = TRAINING, **arrays: Any) -> Release:
@@ -61,6 +66,23 @@ def test_the_bins_that_a_server_chose_are_not_compared_and_more_than_those_are()
         assert "arrays.histogram.bytes" not in found
 
 
+def test_by_subgroup_there_are_as_many_bins_for_each_value_of_the_schema() -> None:
+    groups = len(group_names(CODING, "kind"))
+    assert groups > 1
+    for more in (0, 1, -2):
+        histogram = np.zeros(groups * 2 * 2 + more)
+        content = wire.release_record(release(purpose=SUBGROUPS, histogram=histogram))
+        found = answer(content, edges=[0.0], column="kind")
+        assert found["arrays.histogram.unasked"] == more
+
+
+def test_what_comes_beside_a_histogram_is_compared_whole() -> None:
+    arrays = {"histogram": np.zeros(4), "units": np.arange(3.0)}
+    found = answer(wire.release_record(release(purpose=EVALUATION, **arrays)), edges=[0.0])
+    assert (found["arrays.units"] == arrays["units"]).all()
+    assert "arrays.units.bytes" in found
+
+
 def test_a_statement_is_fields_and_so_is_whatever_hides_beside_it() -> None:
     content = wire.statement_record({"site": "a", "run": {"rounds": 2}})
     content.config_records[wire.STATEMENT]["aside"] = 5
@@ -74,7 +96,7 @@ def test_the_refusal_says_one_word() -> None:
     more = RecordDict({wire.REFUSAL: ConfigRecord({"refused": True, "why": "row 3"})})
     assert answer(more) == {"answers": "query.status", **REFUSAL, "refusal.why": "row 3"}
     asked = request()
-    error = fields(asked, Message(Error(code=0, reason="row 3"), reply_to=asked))
+    error = fields(asked, Message(Error(code=0, reason="row 3"), reply_to=asked), CODING)
     assert error == {"answers": "query.status", "error": True}
 
 

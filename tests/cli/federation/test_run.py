@@ -54,9 +54,17 @@ def test_what_is_typed_goes_first(operator):
     assert running.composition(["grid=deployment", *typed], operator, sites=3).seed == 4
 
 
-def test_utility_by_subgroup_is_refused(operator):
-    with pytest.raises(Refused, match=r"evaluation\.subgroups"):
-        running.composition(["privacy.epsilon=1", "evaluation.subgroups=[kind]"], operator, sites=3)
+def test_utility_by_subgroup_is_asked_for_by_columns_of_the_agreed_schema(operator):
+    asked = ["privacy.epsilon=1", "evaluation.subgroups=[kind,age]"]
+    composed = running.composition(asked, operator, sites=3)
+    assert running.job_of(composed)["subgroups"] == ["kind", "age"]
+
+
+@pytest.mark.parametrize("more", ["privacy.allocation.evaluation=0", "evaluation.subgroups=[none]"])
+def test_subgroups_that_nothing_would_evaluate_are_refused(operator, more):
+    asked = ["privacy.epsilon=1", "evaluation.subgroups=[kind]", more]
+    with pytest.raises(ConfigurationError, match=r"evaluation\.subgroups"):
+        running.composition(asked, operator, sites=3)
 
 
 def lasting(operator, *typed, sites, epsilon=1):
