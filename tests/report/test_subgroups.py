@@ -60,7 +60,7 @@ def test_groups_stand_beside_each_other_and_every_figure_is_bound(run: Facts) ->
     assert page.tags.count("svg") == 2
     titles = html.count("<title>Female, AUROC: 0.625 (0.525 to 0.725)</title>")
     assert titles == 2  # wide and narrow
-    assert "Missing because" not in page.words
+    assert "left out" not in page.words
 
 
 def test_charged_groups_say_what_noise_they_hold_and_how_they_were_estimated(run: Facts) -> None:
@@ -90,7 +90,7 @@ def test_a_changed_figure_is_noticed(run: Facts) -> None:
 
 def test_a_group_without_figures_says_why(run: Facts) -> None:
     page, html, _ = shown(run, entry(group("a", 300), group("b", 7, None, "few_units")))
-    assert "fewer than 20 units" in page.words
+    assert "Figures are left out for b: fewer than 20 units." in page.words
     assert "b, AUROC" not in html
     assert "nan" not in html.lower()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dp_risk.report.page.forms import DASH, printed
-from dp_risk.report.page.html import Cell, How, Shown, details, fill, section, table
+from dp_risk.report.page.html import Cell, How, Markup, Shown, details, fill, section, show, table
 from dp_risk.report.plots import run as plots
 from dp_risk.report.plots import svg
 from dp_risk.report.sections.common import Facts, note, whose
@@ -80,24 +80,18 @@ def _column(entry: Facts) -> str:
     chart = f"<figure>{plots.both(chart_of, entry, drawn)}</figure>"
     if len(drawn) < len(entry["groups"]):
         chart += note(f"Drawn: the {len(drawn)} groups with most units.")
-    lacking = any(group["reason"] is not None for group in entry["groups"])
-    head = (
-        *("Group", "Units", "Positives"),
-        *METRICS.values(),
-        *(["Missing because"] if lacking else []),
-    )
+    head = ("Group", "Units", "Positives", *METRICS.values())
     rows: list[list[Cell]] = [
         [
             value,
             group["units"],
             group["positives"],
             *(_cell(metric, group["metrics"][metric]["value"]) for metric in METRICS),
-            *([REASONS[entry["source"]].get(group["reason"], "")] if lacking else []),
         ]
         for value, group in _rows(entry)
     ]
     how = HOW[entry["source"]]
-    whole = table(f"Groups by {entry['column']}", _linked(head, how), rows)
+    whole = table(f"Groups by {entry['column']}", _linked(head, how), rows) + _lacking(entry)
     if len(rows) - 1 > _OPEN:
         whole = details(f"Table of all {len(rows) - 1} groups", whole)
     bounds: list[list[Cell]] = [
@@ -120,12 +114,25 @@ def _column(entry: Facts) -> str:
 _ENDS = ("value", "low", "high")
 
 
+def _lacking(entry: Facts) -> Markup:
+    """Say of which groups figures are missing, and why."""
+    said = Markup()
+    for reason, words in REASONS[entry["source"]].items():
+        names = [show(value) for value, group in _rows(entry) if group["reason"] == reason]
+        if names:
+            said = Markup(
+                said
+                + note(fill("Figures are left out for {}: {}.", Markup(", ".join(names)), words))
+            )
+    return said
+
+
 def _rows(entry: Facts) -> list[tuple[str, Facts]]:
     return [("all", entry["overall"]), *((g["value"], g) for g in entry["groups"])]
 
 
 def _linked(head: tuple[str, ...], how: str) -> list[str | How]:
-    plain = ("Group", "Metric", "Missing because")
+    plain = ("Group", "Metric")
     return [name if name in plain else How(name=name, method=how) for name in head]
 
 
