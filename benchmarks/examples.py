@@ -3,7 +3,8 @@
     python benchmarks/examples.py --out docs/examples
 
 A run on built-in data with its audit; a federation of processes on loopback that loses a site and
-some rounds; and a trainer with a planted defect, whose claim an audit falsifies.
+some rounds, with utility by subgroup; and a trainer with a planted defect, whose claim an audit
+falsifies.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ DEFECT = "sigma off by a factor of 2"
 REVIEW = (
     "report.owner='Risk models, EU'",
     "report.contact='risk-models@example.org'",
-    "report.purpose='Ranking messages for human review, no automatic blocking.'",
+    "report.purpose='Ranking cases for human review, no automatic blocking.'",
     "report.review_by=2027-05-31",
 )
 DELTA = ("--delta", "1e-5")
+SUBGROUPS = "evaluation.subgroups=[sex,race]"
 
 
 def do(*words: str | Path, expected: int = 0) -> None:
@@ -75,8 +77,8 @@ def lost_site(place: Path) -> Path:
     names, shards = [f"site-{i:02}" for i in range(SITES)], place / "shards"
     sites, house = place / "sites", place / "fed"
     schema = shards / "schema.yaml"
-    do("data", "partition", "spambase", "--sites", str(SITES), "--out", shards)
-    about = ("--schema", schema, "--dataset", "spambase", *DELTA)
+    do("data", "partition", "adult", "--sites", str(SITES), "--out", shards)
+    about = ("--schema", schema, "--dataset", "adult", *DELTA)
     do("federation", "init", house, *about, "--port", str(free_ports(1)[0]))
     sites.mkdir()
     for name in names:
@@ -91,7 +93,7 @@ def lost_site(place: Path) -> Path:
         run = federation.run(
             "privacy.trust=distributed", f"federation.rounds={ROUNDS}",
             "federation.timeout=20", "federation.spare_rounds=5",
-            f"federation.min_sites={SITES - 1}", *REVIEW,
+            f"federation.min_sites={SITES - 1}", SUBGROUPS, *REVIEW,
         )  # fmt: skip
         federation.wait_until(lambda: _round(federation) >= ROUNDS // 3, seconds=120)
         federation.kill(names[-1])
@@ -104,7 +106,11 @@ def lost_site(place: Path) -> Path:
         "audit",
         "privacy.epsilon=1",
         "privacy.trust=distributed",
+        "data=adult",
+        "data.delta=1e-5",
         "audit=quick",
+        "audit.seconds=60",
+        SUBGROUPS,
         *REVIEW,
         f"run.dir={audit.name}",
     )
