@@ -117,7 +117,7 @@ def build(
         "utility": estimates["metrics"] if estimates else None,
         "utility_source": "charged" if estimates else None,
         "subgroups": list(groups),
-        "subgroups_note": None if groups else _no_groups(plan),
+        "subgroups_note": _no_groups(plan, [group["column"] for group in groups]),
         "seconds": round(seconds, 2),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "versions": versions(),
@@ -191,10 +191,14 @@ def _site(
     }
 
 
-def _no_groups(plan: Plan) -> str:
-    if plan.subgroups:
-        why = "it was planned and its charge stands, but too few sites answered"
-    elif plan.private and not plan.evaluation_noise:
+def _no_groups(plan: Plan, found: Sequence[str]) -> str | None:
+    lost = [column for column in plan.subgroups if column not in found]
+    if found and not lost:
+        return None
+    if lost:
+        by = ", ".join(lost) if found else "subgroup"
+        return f"not evaluated by {by}: the charge stands, but too few sites answered"
+    if plan.private and not plan.evaluation_noise:
         why = "nothing is evaluated"
     else:
         why = "no column was asked for, and nothing was charged for it"

@@ -377,7 +377,7 @@ class Run:
     ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """Return charged estimates, of all units and by subgroup.
 
-        None, and an empty list, where none are planned or too few sites answered.
+        None, and fewer columns than were planned, where none are or too few sites answered.
         """
         estimates: dict[str, Any] | None = None
         groups: list[dict[str, Any]] = []
@@ -390,9 +390,12 @@ class Run:
 
         try:
             estimates, seen = evaluate(plan, histogram, capacity=self.job.capacity)
-            groups = subgroups.evaluate(
+            found = subgroups.evaluate(
                 plan, histogram, seen, self.coding, capacity=self.job.capacity
             )
+            # What one column has paid for is kept, whatever becomes of the next.
+            for entry in found:
+                groups.append(entry)
         except FederationError as error:
             # The model stands, and what was charged stays charged.
             LOG.error("no %s: %s", "utility by subgroup" if estimates else "estimates", error)

@@ -179,7 +179,13 @@ def choose_bins(histogram: ArrayLike, noise_std: float) -> Bins:
     return Bins(edges=edges, scores=1 / (1 + np.exp(-points)), shares=shares)
 
 
-def joined(bins: Bins, *, most: int, at: float) -> tuple[Bins, int]:
+def nearest_edge(bins: Bins, at: float) -> int:
+    """Return which of the inner edges is nearest to a probability, in logits."""
+    clipped = min(max(at, 1e-12), 1 - 1e-12)
+    return int(np.abs(bins.edges - math.log(clipped / (1 - clipped))).argmin())
+
+
+def joined(bins: Bins, *, most: int, kept: int) -> tuple[Bins, int]:
     """Join neighbouring bins to a few of about equal share.
 
     Parameters
@@ -188,22 +194,20 @@ def joined(bins: Bins, *, most: int, at: float) -> tuple[Bins, int]:
         At least two.
     most : int
         Number of joined bins at most, at least 2.
-    at : float
-        A probability: the edge nearest to it stays an edge.
+    kept : int
+        Which of the inner edges stays one.
 
     Returns
     -------
     Bins
         The joined bins.
     int
-        How many of them lie below the edge that is nearest to `at`.
+        How many of them lie below that edge.
     """
-    clipped = min(max(at, 1e-12), 1 - 1e-12)
-    nearest = int(np.abs(bins.edges - math.log(clipped / (1 - clipped))).argmin())
     below = np.cumsum(bins.shares)[:-1] / bins.shares.sum()
     wanted = np.arange(1, most - 1) / (most - 1)
-    kept = sorted({nearest, *(int(np.abs(below - level).argmin()) for level in wanted)})
-    parts = np.split(np.arange(len(bins)), np.array(kept) + 1)
+    edges = sorted({kept, *(int(np.abs(below - level).argmin()) for level in wanted)})
+    parts = np.split(np.arange(len(bins)), np.array(edges) + 1)
     atoms = bins.scores.shape[1]
     level = (np.arange(atoms) + 0.5) / atoms
     scores = []
@@ -212,11 +216,11 @@ def joined(bins: Bins, *, most: int, at: float) -> tuple[Bins, int]:
         middle = (np.cumsum(weight) - weight / 2) / weight.sum()
         scores.append(np.interp(level, middle, bins.scores[part].ravel()))
     together = Bins(
-        edges=bins.edges[kept],
+        edges=bins.edges[edges],
         scores=np.array(scores),
         shares=np.array([bins.shares[part].sum() for part in parts]),
     )
-    return together, kept.index(nearest) + 1
+    return together, edges.index(kept) + 1
 
 
 def checked_histogram(histogram: ArrayLike, shape: tuple[int, ...], noise_std: float) -> Floats:

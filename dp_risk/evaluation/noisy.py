@@ -18,6 +18,8 @@ from dp_risk.types import ConfigurationError
 
 Floats = NDArray[np.float64]
 
+# How far, in widths of its bin, the mean score of a bin's units may be off.
+GUESS = 0.25
 _CLEAR_STDS = 2.0  # a cumulative count is clear this many standard deviations above zero
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from dp_risk.evaluation.bins import Bins, checked_histogram
 from dp_risk.evaluation.metrics import ECE_BINS, Estimate
 from dp_risk.evaluation.noisy import (
+    GUESS,
     auprc,
     auroc,
     blurred,
@@ -30,8 +31,6 @@ from dp_risk.evaluation.noisy import (
 from dp_risk.types import ConfigurationError
 
 Floats = NDArray[np.float64]
-
-_GUESS = 0.25  # how far, in widths of its bin, the mean score of a bin may be off
 
 
 def estimates(
@@ -230,7 +229,7 @@ def _ece(
     shape = np.sqrt(np.maximum(gap**2 - noisy.var(axis=0), 0.0)) + 0.25 * noisy.std(axis=0)
     shape = np.maximum(shape, 1e-9)
     width = np.diff(np.concatenate([[0.0], 1 / (1 + np.exp(-bins.edges)), [1.0]]))
-    guess = _GUESS * width * np.abs(counts.sum(axis=0).reshape(b, k).sum(axis=1))
+    guess = GUESS * width * np.abs(counts.sum(axis=0).reshape(b, k).sum(axis=1))
     rest = (random * np.sign(gap)).sum(axis=1) + rng.standard_normal((len(random), b)) @ guess
     scales = np.linspace(0.0, 3.0, 121)
     sums = np.stack([np.abs(s * shape + noisy).sum(axis=1) for s in scales])

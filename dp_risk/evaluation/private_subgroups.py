@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from dp_risk.evaluation.bins import Bins, checked_histogram
 from dp_risk.evaluation.metrics import Estimate
 from dp_risk.evaluation.noisy import (
-    auprc,
+    GUESS,
     auroc,
-    blurred,
     estimate,
     ratio,
     refinement,
@@ -34,9 +33,10 @@ from dp_risk.evaluation.subgroups import (
 Floats = NDArray[np.float64]
 
 # A count is known when it is this many standard deviations of its noise above zero.
-CLEAR_STDS = 3.0
-# How far, in widths of its bin, the mean score of a group's units in a bin may be off.
-_GUESS = 0.25
+KNOWN_STDS = 3.0
+# Where a larger share of the pairs of a positive and a negative lie in one bin, their order there,
+# which nobody sees, is most of an AUROC.
+_MOST_UNSEEN = 0.5
 
 
 def estimate_group(
@@ -68,9 +68,10 @@ def estimate_group(
     Returns
     -------
     Group
-        Counts are rounded estimates, at least 0. Metrics whose denominator does not stand out of
-        the noise by `CLEAR_STDS` are NaN, and `reason` says so: ``few_units``, ``few_positives`` or
-        ``few_negatives``.
+        Counts are rounded estimates, at least 0. Metrics of fewer units, or of fewer of a label,
+        than `dp_risk.evaluation.subgroups` wants, or than stand out of the noise by `KNOWN_STDS`,
+        are NaN, and so is the AUROC of a group that lies mostly in one bin; `reason` says so:
+        ``few_units``, ``few_positives``, ``few_negatives`` or ``one_bin``. The AUPRC is always NaN.
 
     Raises
     ------
@@ -79,9 +80,10 @@ def estimate_group(
 
     Notes
     -----
-    How the units of a group lie inside a bin is taken from all units; the interval of the
-    calibration gap allows for a quarter of each bin's width. Coverage is measured in
-    benchmarks/private_evaluation.py.
+    How the units of a group lie inside a bin is not seen. The interval of the calibration gap
+    allows for a quarter of each bin's width, and that of the AUROC for an order of the pairs inside
+    bins that is a quarter off: one standard deviation each. The AUPRC of a few wide bins would be
+    mostly such guesses, so there is none. Coverage is measured in benchmarks/private_subgroups.py.
     """
     counts = checked_histogram(histogram, (2, len(bins)), noise_std)
     rng = np.random.default_rng(seed)
@@ -92,7 +94,7 @@ def estimate_group(
     std = noise_std * math.sqrt(len(bins))
 
     def clear(count: float, least: int, labels: int) -> bool:
-        return count >= max(least, CLEAR_STDS * std * math.sqrt(labels))
+        return count >= max(least, KNOWN_STDS * std * math.sqrt(labels))
 
     def spread(metric: Callable[[Floats], Floats], least: float = 0.0) -> Estimate:
         return estimate(float(metric(counts[None])[0]), metric(drawn), least=least)
@@ -117,11 +119,14 @@ def estimate_group(
         if clear(negatives, 1, 1):
             metrics["false_positive_rate"] = rate(slice(0, 1))
     if reason is None:
-        fine = refinement(bins)
-        metrics["auroc"] = spread(lambda h: auroc(h @ fine))
-        first = blurred(counts, noise_std) * bins.scores.shape[1]
-        metrics["auprc"] = spread(lambda h: auprc(h @ fine, first))
         metrics["calibration_gap"] = _gap(counts, drawn, bins, rng)
+        unseen = float(np.maximum(counts, 0.0).prod(axis=0).sum()) / (negatives * positives)
+        if unseen > _MOST_UNSEEN:
+            reason = "one_bin"
+        else:
+            fine, order = refinement(bins), GUESS * unseen * rng.standard_normal(len(drawn))
+            value = float(auroc(counts[None] @ fine)[0])
+            metrics["auroc"] = estimate(value, auroc(drawn @ fine) + order)
     return Group(
         units=max(0, round(negatives + positives)),
         positives=max(0, round(positives)),
@@ -140,5 +145,5 @@ def _gap(counts: Floats, drawn: Floats, bins: Bins, rng: np.random.Generator) ->
 
     width = np.diff(np.concatenate([[0.0], 1 / (1 + np.exp(-bins.edges)), [1.0]]))
     share = np.maximum(counts.sum(axis=0), 0.0) / counts.sum()
-    guess = rng.standard_normal((len(drawn), len(bins))) @ (_GUESS * width * share)
+    guess = rng.standard_normal((len(drawn), len(bins))) @ (GUESS * width * share)
     return estimate(float(gap(counts[None])[0]), gap(drawn) + guess, least=-1.0)

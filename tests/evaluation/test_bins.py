@@ -15,6 +15,7 @@ from dp_risk.evaluation.bins import (
     Bins,
     choose_bins,
     joined,
+    nearest_edge,
     score_cells,
     score_position,
 )
@@ -139,7 +140,7 @@ def test_joined_bins_are_few_and_keep_the_edge_that_is_asked_for(
 ) -> None:
     logits = np.random.default_rng(seed).normal(-1.5, 2.0, 5000)
     bins = choose_bins(histogram(logits), std)
-    together, below = joined(bins, most=most, at=at)
+    together, below = joined(bins, most=most, kept=nearest_edge(bins, at))
     assert 2 <= len(together) <= most
     assert set(together.edges) <= set(bins.edges)
     assert together.shares.sum() == pytest.approx(bins.shares.sum())

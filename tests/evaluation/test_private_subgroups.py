@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binom
 
-from dp_risk.evaluation.bins import Bins, choose_bins, joined, score_cells
+from dp_risk.evaluation.bins import Bins, choose_bins, joined, nearest_edge, score_cells
 from dp_risk.evaluation.private_subgroups import estimate_group
 from dp_risk.evaluation.subgroups import GROUP_METRICS, evaluate_group
 from dp_risk.types import ConfigurationError
@@ -17,15 +17,16 @@ from dp_risk.types import ConfigurationError
 from .test_private import positions, scored
 
 RATES = ("flagged_rate", "true_positive_rate", "false_positive_rate")
+ESTIMATED = tuple(name for name in GROUP_METRICS if name != "auprc")
 
 
 def made(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, Bins, int]:
     """Return labels, logits, a few bins and where units are flagged."""
     labels, logits = scored(n, seed)
     scores = 1 / (1 + np.exp(-logits))
-    bins, flagged = joined(
-        choose_bins(positions(logits), 0.0), most=8, at=float(np.quantile(scores, 0.95))
-    )
+    all_bins = choose_bins(positions(logits), 0.0)
+    kept = nearest_edge(all_bins, float(np.quantile(scores, 0.95)))
+    bins, flagged = joined(all_bins, most=8, kept=kept)
     return labels, logits, bins, flagged
 
 
@@ -48,7 +49,7 @@ def test_without_noise_the_estimates_are_nearly_exact() -> None:
     for name in RATES:
         assert found.metrics[name].value == pytest.approx(truth.metrics[name].value, abs=1e-3)
     assert found.metrics["auroc"].value == pytest.approx(truth.metrics["auroc"].value, abs=5e-3)
-    assert found.metrics["auprc"].value == pytest.approx(truth.metrics["auprc"].value, abs=0.03)
+    assert math.isnan(found.metrics["auprc"].value)
     assert found.metrics["calibration_gap"].value == pytest.approx(0.0, abs=0.02)
 
 
@@ -69,13 +70,13 @@ def test_intervals_cover_the_exact_value() -> None:
     truth = exact(bins, flagged, labels, logits)
     counts, std, repeats = counted(bins, labels, logits), 15.0, 200
     rng = np.random.default_rng(5)
-    missed = dict.fromkeys(GROUP_METRICS, 0)
+    missed = dict.fromkeys(ESTIMATED, 0)
     for seed in range(repeats):
         noisy = counts + std * rng.standard_normal(counts.shape)
         found = estimate_group(
             noisy, bins, flagged=flagged, noise_std=std, draws=400, seed=seed
         ).metrics
-        for name in GROUP_METRICS:
+        for name in ESTIMATED:
             low, high = found[name].low, found[name].high
             missed[name] += not low - 1e-9 <= truth.metrics[name].value <= high + 1e-9
     # Seeded, so that it cannot flake; a coverage of 95 % misses so many in one of 10^6 trials.
@@ -114,13 +115,13 @@ def test_any_histogram_gives_a_group(counts: np.ndarray, std: float, flagged: in
     found = estimate_group(counts, bins, flagged=flagged, noise_std=std, draws=100)
     assert found.units >= 0
     assert found.positives >= 0
-    assert found.reason in (None, "few_units", "few_positives", "few_negatives")
+    assert found.reason in (None, "few_units", "few_positives", "few_negatives", "one_bin")
     for name, estimate in found.metrics.items():
         least = -1.0 if name == "calibration_gap" else 0.0
         if math.isfinite(estimate.value):
             assert least <= estimate.low <= estimate.value <= estimate.high <= 1.0
         else:
-            assert found.reason is not None
+            assert name == "auprc" or found.reason is not None
     assert (found.reason is None) == all(
         math.isfinite(found.metrics[name].value) for name in ("auroc", "calibration_gap")
     )

@@ -79,8 +79,8 @@ def test_without_enough_answers_the_estimates_of_all_units_stand(
     folders = sites(2)
     record = execute(grid(folders, Losing("query.subgroups", 9)), asked(tmp_path / "out"))
     assert record["subgroups"] == []
-    assert record["subgroups_note"].endswith(
-        "it was planned and its charge stands, but too few sites answered"
+    assert record["subgroups_note"] == (
+        "not evaluated by subgroup: the charge stands, but too few sites answered"
     )
     assert record["utility"] is not None
     assert "no utility by subgroup: 1 of 2 sites answered subgroups round 1" in caplog.text

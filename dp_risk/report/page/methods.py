@@ -171,12 +171,15 @@ METHODS: dict[str, Method] = {
         name="Utility by subgroup, estimated",
         words="For each column that the plan names, a noisy histogram over group, label and bin "
         "of the scores: a unit has a weight of one over all cells, so that it moves the histogram "
-        "by at most one. The bins are those of the evaluation, joined to at most eight; the edge "
+        "by at most one; an account whose records are of several groups is divided among them. The "
+        "bins are those of the evaluation, joined to at most eight; the edge "
         "nearest to the review threshold stays one, and units above it are flagged. Metrics are "
-        "computed as for all units, and how a group's units lie inside a bin is taken from all "
-        "units. Intervals hold the noise, the sampling of units and, in the calibration gap, a "
-        "quarter of a bin's width. A figure whose denominator does not exceed three standard "
-        "deviations of its noise is left out; units and positives are estimates too. Other and "
+        "computed as for all units. Intervals hold the noise, the sampling of units and what "
+        "nobody sees inside a bin: a quarter of its width in the calibration gap, a quarter of its "
+        "pairs in the AUROC, as one standard deviation. Figures of fewer than 20 units, of fewer than 30 "
+        "of a label, or whose denominator does not exceed three standard deviations of its noise "
+        "are left out, and so is the AUROC where one bin holds more than half of the pairs. An "
+        "AUPRC of so few bins would be guesses. Units and positives are estimates too. Other and "
         "missing values are shown where they stand out of the noise. All groups together are "
         "estimated from the evaluation.",
         source="plan.json: subgroups, subgroups_noise. run.json: subgroups.",

@@ -25,12 +25,16 @@ REASONS = {
         "few_negatives": "fewer than 30 negatives",
     },
     "charged": {
-        "few_units": "too few units to stand out of the noise",
-        "few_positives": "too few positives to stand out of the noise",
-        "few_negatives": "too few negatives to stand out of the noise",
+        "few_units": "fewer than 20 units, or too few to stand out of the noise",
+        "few_positives": "fewer than 30 positives, or too few to stand out of the noise",
+        "few_negatives": "fewer than 30 negatives, or too few to stand out of the noise",
+        "one_bin": "most of its units are in one bin, where nobody sees their order",
     },
 }
 NONE_ASKED = "names no column"
+_AUPRC = (
+    "AUPRC grows with the share of positives, so it is no measure of one group against another. "
+)
 DRAWN = 24  # groups of a chart
 _OPEN = 12  # groups whose table is not folded
 _STEP = 22.0
@@ -64,29 +68,38 @@ def subgroups(report: Facts) -> str:
         )  # fmt: skip
     words = fill(
         "{}; true and false positives are the shares of a group's positives and negatives that are "
-        "flagged. The calibration gap is the mean score less the share of positives. AUPRC grows "
-        "with the share of positives, so it is no measure of one group against another. Each "
+        "flagged. The calibration gap is the mean score less the share of positives. {}Each "
         "interval stands alone: among twenty, one is expected to miss. The dashed line is all "
         "groups together.",
         source,
+        Markup(_AUPRC if first["source"] == "exact" else ""),
     )
     content = whose(report) + note(words, HOW[first["source"]])
     content += "".join(_column(entry) for entry in entries)
+    if why:
+        content += note(fill("{}.", why))
     return section("subgroups", "Utility by subgroup", content)
 
 
+def _metrics(entry: Facts) -> Facts:
+    """Return the metrics that a column can have, and their names: charged ones have no AUPRC."""
+    charged = entry["source"] == "charged"
+    return {k: name for k, name in METRICS.items() if not (charged and k == "auprc")}
+
+
 def _column(entry: Facts) -> str:
+    metrics = _metrics(entry)
     drawn = _largest(entry["groups"])
     chart = f"<figure>{plots.both(chart_of, entry, drawn)}</figure>"
     if len(drawn) < len(entry["groups"]):
         chart += note(f"Drawn: the {len(drawn)} groups with most units.")
-    head = ("Group", "Units", "Positives", *METRICS.values())
+    head = ("Group", "Units", "Positives", *metrics.values())
     rows: list[list[Cell]] = [
         [
             value,
             group["units"],
             group["positives"],
-            *(_cell(metric, group["metrics"][metric]["value"]) for metric in METRICS),
+            *(_cell(metric, group["metrics"][metric]["value"]) for metric in metrics),
         ]
         for value, group in _rows(entry)
     ]
@@ -96,7 +109,7 @@ def _column(entry: Facts) -> str:
         whole = details(f"Table of all {len(rows) - 1} groups", whole)
     bounds: list[list[Cell]] = [
         [value, name, *(_cell(metric, group["metrics"][metric][end]) for end in _ENDS)]
-        for metric, name in METRICS.items()
+        for metric, name in metrics.items()
         for value, group in _rows(entry)
         if group["metrics"][metric]["value"] is not None
     ]
@@ -165,7 +178,8 @@ def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> st
     left = room + 22
     span, tall = (width - left) / across, 58 + _STEP * len(groups)
     body = []
-    for number, metric in enumerate(METRICS):
+    metrics = _metrics(entry)
+    for number, metric in enumerate(metrics):
         row, place = divmod(number, across)
         top, start = row * tall + 26, left + place * span
         body.append(_panel(entry, groups, metric, start, start + span - 16, top))
@@ -175,8 +189,8 @@ def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> st
                          svg.shorten(group["value"], room), "label", "end")
                 for i, group in enumerate(groups)
             ]  # fmt: skip
-    title = f"Utility by {entry['column']}: {len(METRICS)} metrics of {len(groups)} groups"
-    height = tall * -(-len(METRICS) // across)
+    title = f"Utility by {entry['column']}: {len(metrics)} metrics of {len(groups)} groups"
+    height = tall * -(-len(metrics) // across)
     return svg.picture(width, height, title, "".join(body), cls)
 
 
