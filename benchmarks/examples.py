@@ -58,7 +58,7 @@ def audited(place: Path, name: str, *overrides: str, expected: int = 0) -> Path:
     shared = [*overrides, *REVIEW, f"sites.dir={place / 'sites'}", f"server.dir={place / 'server'}"]
     do("train", *shared, f"run.dir={run}")
     do("audit", *shared, f"run.dir={audit.name}", expected=expected)
-    do("report", run, "--audit", audit)
+    do("report", run, "--audit", audit, expected=expected)
     return run
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dp_risk.audit.findings import FALSIFIED
 from dp_risk.cli.folders import read_json
 from dp_risk.cli.manifest import check_unchanged, sign, signing_key
 from dp_risk.cli.training import load_model
@@ -23,6 +24,7 @@ from dp_risk.report.facts.run import SCHEMA_VERSION as NEWEST
 from dp_risk.report.facts.run import build
 from dp_risk.report.facts.upgrade import upgrade
 from dp_risk.report.page.render import render
+from dp_risk.types import Refused
 from server.provenance import commit, versions
 
 REPORT, PAGE, AUDIT = "report.json", "report.html", "audit"
@@ -108,8 +110,8 @@ def write_facts(
         write_page(folder)
 
 
-def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> list[str]:
-    """Copy an audit's folder into a run's, write the report of both, return its verdict in words.
+def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> Mapping[str, Any]:
+    """Copy an audit's folder into a run's and write the report of both; return its facts.
 
     Parameters
     ----------
@@ -124,11 +126,18 @@ def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> list[str]:
         If the audit is of something else.
     VerificationError
         If either folder was changed since it was signed.
+    Refused
+        If the folder holds an audit that falsified the run's claim: another one does not undo that.
     """
     # A copy that was killed half-way is made again.
     half = f"{AUDIT}/*"
     check_unchanged(folder, but=(REPORT, PAGE, half, f".{half}"))
     check_unchanged(audit)
+    if (folder / REPORT).exists() and _report_of(folder)["summary"]["verdict"] == FALSIFIED:
+        raise Refused(
+            f"{folder}: an audit falsified this run's claim, and another audit does not undo that: "
+            "mend the trainer and train again"
+        )
     join(_run_facts(folder), _report_of(audit))
     fresh = folder / f".{AUDIT}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -137,8 +146,7 @@ def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> list[str]:
     fresh.rename(folder / AUDIT)
     write_report(folder, html=True, key=key)
     sign(folder, key)
-    said = _report_of(folder)["summary"]
-    return [f"verdict: {said['verdict']}", *said["verdict_words"]]
+    return _report_of(folder)
 
 
 def _report_of(folder: Path) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from dp_risk.cli import shards
 from dp_risk.cli.federation import verbs as federation_verbs
 from dp_risk.cli.folders import printable
 from dp_risk.cli.site import verbs as site_verbs
-from dp_risk.types import ConfigurationError, DpRiskError
+from dp_risk.types import ConfigurationError, DpRiskError, VerificationError
 
 if TYPE_CHECKING:
     from dp_risk.cli.settings import Settings
@@ -346,9 +346,11 @@ def _report(options: argparse.Namespace) -> None:
         return
     if options.audit is not None:
         files.tidy(options.run)
-        for line in artefacts.attach(options.run, options.audit, key=key):
-            print(line)
+        facts = artefacts.attach(options.run, options.audit, key=key)
+        said = facts["summary"]
+        print(f"verdict: {said['verdict']}", *said["verdict_words"], sep="\n")
         print(f"written: {options.run / artefacts.PAGE}")
+        _falsified(facts["audit"]["failed"])
         return
     # What a killed predecessor left.
     files.tidy(options.run)
@@ -356,6 +358,12 @@ def _report(options: argparse.Namespace) -> None:
     artefacts.write_page(options.run)
     manifest.sign(options.run, key)
     print(f"written: {options.run / artefacts.PAGE}")
+
+
+def _falsified(failed: Sequence[str]) -> None:
+    """End with the exit code of a falsified claim if one is."""
+    if failed:
+        raise VerificationError(f"claim falsified: {', '.join(failed)}")
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -366,11 +374,13 @@ def _verify(options: argparse.Namespace) -> None:
     found = verify(options.run, options.keys)
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
-        return
-    for line in found.checked:
-        print(line)
-    for line in found.not_checked:
-        print(f"not checked: {line}")
+    else:
+        for line in found.checked:
+            print(line)
+        for line in found.not_checked:
+            print(f"not checked: {line}")
+    # The folder holds, and says that its claim does not.
+    _falsified(found.falsified)
 
 
 def _data_schema(options: argparse.Namespace) -> None:

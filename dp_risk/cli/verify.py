@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
+from dp_risk.audit.findings import FALSIFIED
 from dp_risk.cli import agreement, artefacts, evidence
 from dp_risk.cli.folders import parse, printable, read_json
 from dp_risk.cli.manifest import MANIFEST, check_unchanged, trusted
@@ -49,11 +50,14 @@ class Found:
         In the order of the checks.
     signers : mapping of str to str
         The public keys that signed, in hexadecimal, by what they signed.
+    falsified : tuple of str
+        The checks by which an audit in the folder falsified the claim.
     """
 
     checked: tuple[str, ...]
     not_checked: tuple[str, ...]
     signers: Mapping[str, str]
+    falsified: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Encode for `dp-risk verify --json`."""
@@ -68,6 +72,7 @@ class Notes:
         self.checked: list[str] = []
         self.not_checked: list[str] = []
         self.signers: dict[str, str] = {}
+        self.falsified: tuple[str, ...] = ()
 
     def holds(self, line: str) -> None:
         """Note what was checked."""
@@ -100,6 +105,7 @@ class Notes:
             checked=tuple(self.checked),
             not_checked=tuple(self.not_checked),
             signers=dict(self.signers),
+            falsified=self.falsified,
         )
 
 
@@ -168,6 +174,7 @@ def _attached(folder: Path, keys: Path | None, notes: Notes) -> None:
         notes.holds(f"its audit: {line}")
     for line in inside.not_checked:
         notes.missing(f"its audit: {line}")
+    notes.falsified = inside.falsified
     notes.signers.update({f"{folder.name}/{what}": key for what, key in inside.signers.items()})
 
 
@@ -255,6 +262,8 @@ def _page(folder: Path, notes: Notes) -> None:
 def _audit(folder: Path, notes: Notes) -> None:
     audit = parse((folder / _AUDITED).read_text())
     failed = [check["name"] for check in audit["checks"] if not check["passed"]]
+    if audit["verdict"] == FALSIFIED:
+        notes.falsified = tuple(printable(str(name)) for name in failed) or ("its verdict",)
     named = f" ({', '.join(failed)})" if failed else ""
     notes.holds(f"the audit's verdict: claim {audit['verdict']}{named}")
     notes.missing("the audit's measurements: only a re-run repeats them (docs/verification.md)")

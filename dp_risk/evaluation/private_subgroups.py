@@ -34,6 +34,8 @@ Floats = NDArray[np.float64]
 
 # A count is known when it is this many standard deviations of its noise above zero.
 KNOWN_STDS = 3.0
+# How far the AUROC of the units inside one bin may be off.
+_ORDER = 0.15
 # Where a larger share of the pairs of a positive and a negative lie in one bin, their order there,
 # which nobody sees, is most of an AUROC.
 _MOST_UNSEEN = 0.5
@@ -81,9 +83,9 @@ def estimate_group(
     Notes
     -----
     How the units of a group lie inside a bin is not seen. The interval of the calibration gap
-    allows for a quarter of each bin's width, and that of the AUROC for an order of the pairs inside
-    bins that is a quarter off: one standard deviation each. The AUPRC of a few wide bins would be
-    mostly such guesses, so there is none. Coverage is measured in benchmarks/private_subgroups.py.
+    allows for a quarter of each bin's width, and that of the AUROC for an AUROC inside bins that is
+    .15 off: one standard deviation each. The AUPRC of a few wide bins would be mostly such guesses,
+    so there is none. Coverage is measured in benchmarks/private_subgroups.py.
     """
     counts = checked_histogram(histogram, (2, len(bins)), noise_std)
     rng = np.random.default_rng(seed)
@@ -124,7 +126,7 @@ def estimate_group(
         if unseen > _MOST_UNSEEN:
             reason = "one_bin"
         else:
-            fine, order = refinement(bins), GUESS * unseen * rng.standard_normal(len(drawn))
+            fine, order = refinement(bins), _ORDER * unseen * rng.standard_normal(len(drawn))
             value = float(auroc(counts[None] @ fine)[0])
             metrics["auroc"] = estimate(value, auroc(drawn @ fine) + order)
     return Group(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dp_risk.cli import artefacts, manifest
-from tests.report.test_audit import audit
+from tests.report.test_audit import audit, failing
 
 from .conftest import Run
 from .test_evidence import STRANGER, folder, made
@@ -16,21 +17,25 @@ from .test_evidence import STRANGER, folder, made
 __all__ = ["folder", "made"]
 
 
+def audited(place: Path, found: dict[str, Any]) -> Path:
+    """Return the folder of an audit of the run's trainer."""
+    place.mkdir()
+    found["evidence"]["subject"] |= {"trust": "local", "unit": "record", "model": "additive"}
+    (place / "audit.json").write_text(json.dumps(found, indent=2) + "\n")
+    (place / "config.yaml").write_text("data: {name: mine}\n")
+    artefacts.write_audit_report(place, html=True)
+    manifest.sign(place)
+    return place
+
+
 @pytest.fixture
 def with_audit(run: Run, folder: Path, tmp_path: Path) -> Path:
     """The run's folder with an audit of the same trainer."""
-    other = tmp_path / "audit"
-    other.mkdir()
-    found = audit()
-    found["evidence"]["subject"] |= {"trust": "local", "unit": "record", "model": "additive"}
-    (other / "audit.json").write_text(json.dumps(found, indent=2) + "\n")
-    (other / "config.yaml").write_text("data: {name: mine}\n")
-    artefacts.write_audit_report(other, html=True)
-    manifest.sign(other)
-    said = run("report", folder, "--audit", other)
+    said = run("report", folder, "--audit", audited(tmp_path / "audit", audit()))
     assert said.code == 0, said.err
     # The run claims another epsilon than the audit looked at.
     assert "verdict: another claim not falsified\nThe audit was of epsilon 1.00" in said.out
+    assert "The audit released none of: evaluation, bins of the scores; evaluation, " in said.out
     return folder
 
 
@@ -44,6 +49,25 @@ def test_an_audit_in_a_runs_folder_is_checked_like_any_other(run: Run, with_audi
         path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
         assert run("verify", with_audit).code == 5, path
         path.write_bytes(whole)
+
+
+def test_a_falsified_claim_stays_falsified(run: Run, folder: Path, tmp_path: Path) -> None:
+    bad = audited(tmp_path / "bad", failing("sensitivity", "sampler"))
+    said = run("report", folder, "--audit", bad)
+    assert (said.code, said.line) == (5, "dp-risk: claim falsified: sensitivity, sampler")
+    assert "verdict: falsified" in said.out
+    # The folder holds, and what it holds is that the claim does not.
+    for words in ((), ("--json",)):
+        said = run("verify", folder, *words)
+        assert (said.code, said.line) == (5, "dp-risk: claim falsified: sensitivity, sampler")
+        assert "figures of report.html are those of report.json" in said.out
+    assert run("verify", bad).code == 5
+    before = (folder / "report.json").read_bytes()
+    said = run("report", folder, "--audit", audited(tmp_path / "good", audit()))
+    assert said.code == 3
+    assert "another audit does not undo that" in said.line
+    assert (folder / "report.json").read_bytes() == before
+    assert run("report", folder).code == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 from dp_risk.report.facts import derived
 from dp_risk.report.page.forms import rounded_up
+from dp_risk.report.words import PURPOSE_WORDS
 from dp_risk.types import ConfigurationError
 
 Facts = Mapping[str, Any]
@@ -91,8 +92,16 @@ def _source(report: Facts, audit: Facts) -> list[str]:
     return lines
 
 
+def _untried(report: Facts, facts: Facts) -> list[str]:
+    """Say what the run released that the audit never looked at."""
+    tried = {change["purpose"] for change in facts.get("sensitivity") or ()}
+    paid = dict.fromkeys(charge["purpose"] for charge in report["charges"])
+    missed = [PURPOSE_WORDS.get(name, str(name)) for name in paid if name not in tried]
+    return [f"The audit released none of: {'; '.join(missed)}; this run did."] if missed else []
+
+
 def _differs(report: Facts, facts: Facts) -> list[str]:
-    """Say where the audit was of another claim than the run's."""
+    """Say where the audit was of another claim than the run's, or of less than the run did."""
     settings, lines = report["settings"], []
     epsilon, claimed = settings.get("epsilon_target"), facts["claimed_epsilon"]
     if epsilon is not None and claimed is not None and epsilon != claimed:
@@ -102,4 +111,4 @@ def _differs(report: Facts, facts: Facts) -> list[str]:
         )
     if settings.get("delta") is not None and settings.get("delta") != facts["delta"]:
         lines.append(f"The audit's delta was {facts['delta']}; this run's is {settings['delta']}.")
-    return lines
+    return [*lines, *_untried(report, facts)]

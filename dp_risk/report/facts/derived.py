@@ -74,9 +74,9 @@ def _verdict(report: Facts) -> dict[str, Any]:
             else [words.NOT_PROVED]
         )
         verdict = audit["verdict"]
-        if verdict != FALSIFIED and audit.get("differs"):
-            verdict = OTHER_CLAIM
-            lines = [*audit["differs"], words.NOT_PROVED]
+        if audit.get("differs"):
+            verdict = FALSIFIED if verdict == FALSIFIED else OTHER_CLAIM
+            lines = [*audit["differs"], *lines]
         found = {"verdict": verdict, "verdict_words": [*lines, *_strength(audit)]}
         return {**found, "short": _part(audit) is not None}
     if report["not_private"] or report["kind"] == "comparison":

@@ -175,12 +175,12 @@ METHODS: dict[str, Method] = {
         "bins are those of the evaluation, joined to at most eight; the edge "
         "nearest to the review threshold stays one, and units above it are flagged. Metrics are "
         "computed as for all units. Intervals hold the noise, the sampling of units and what "
-        "nobody sees inside a bin: a quarter of its width in the calibration gap, a quarter of its "
+        "nobody sees inside a bin: a quarter of its width in the calibration gap, .15 of its "
         "pairs in the AUROC, as one standard deviation. Figures of fewer than 20 units, of fewer "
-        "than 30 of a label, or whose denominator does not exceed three standard deviations of its noise "
-        "are left out, and so is the AUROC where one bin holds more than half of the pairs. An "
-        "AUPRC of so few bins would be guesses. Units and positives are estimates too. Other and "
-        "missing values are shown where they stand out of the noise. All groups together are "
+        "than 30 of a label, or whose denominator does not exceed three standard deviations of its "
+        "noise are left out, and so is the AUROC where one bin holds more than half of the pairs. "
+        "An AUPRC of so few bins would be guesses. Units and positives are estimates too. Other "
+        "and missing values are shown where they stand out of the noise. All groups together are "
         "estimated from the evaluation.",
         source="plan.json: subgroups, subgroups_noise. run.json: subgroups.",
     ),
