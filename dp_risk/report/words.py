@@ -96,8 +96,8 @@ ACCOUNTANT = "privacy loss distributions, dp-accounting {}"
 FILTER = "Renyi filter of order {}"
 
 NOT_AUDITED = (
-    "Nobody has tried to show this claim false. dp-risk audit does, with the same configuration on "
-    "public data; dp-risk report RUN --audit AUDIT puts what it found here."
+    "Nobody has tried to show this claim false. This does, on public data: {}. Then dp-risk report "
+    "RUN --audit AUDIT puts what it found here."
 )
 ONE_SEED = "There is one seed only: small differences mean nothing."
 POINTS_NOT_AUDITED = (

@@ -83,7 +83,27 @@ def _verdict(report: Facts) -> dict[str, Any]:
         return {"verdict": NO_CLAIM, "verdict_words": [], "short": False}
     if report["kind"] == "frontier":
         return {"verdict": NOT_AUDITED, "verdict_words": [words.POINTS_NOT_AUDITED], "short": False}
-    return {"verdict": NOT_AUDITED, "verdict_words": [words.NOT_AUDITED], "short": False}
+    return {"verdict": NOT_AUDITED, "verdict_words": [_try(report)], "short": False}
+
+
+def _try(report: Facts) -> str:
+    """Say that nobody audited a run, and the command that audits its claim."""
+    settings, purposes = report["settings"], [charge["purpose"] for charge in report["charges"]]
+    asked = {
+        "privacy.epsilon": settings.get("epsilon_target"),
+        "privacy.delta": settings.get("delta"),
+        "privacy.trust": settings.get("trust"),
+        "model": settings.get("model"),
+        "federation.sites": len(report["sites"]) or None,
+    }
+    if settings.get("unit") == "account":
+        asked |= {"privacy.unit": "account", "data": "file", "data.path": "FILE"}
+        asked |= {"data.schema": "FILE.schema.yaml", "data.public": "true"}
+    elif "subgroups" in purposes:
+        # The built-in data that has groups.
+        asked |= {"data": "adult", "evaluation.subgroups": "[sex]"}
+    given = (f"{name}={value}" for name, value in asked.items() if value is not None)
+    return words.NOT_AUDITED.format(" ".join(("dp-risk audit", *given)))
 
 
 def _strength(audit: Facts) -> list[str]:
