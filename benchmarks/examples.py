@@ -83,7 +83,7 @@ def lost_site(place: Path) -> Path:
     sites.mkdir()
     for name in names:
         rows = ("--data", shards / f"{name}.parquet")
-        do("site", "init", sites / name, *rows, *about, "--trust", "distributed")
+        do("site", "init", sites / name, *rows, *about, "--trust", "distributed", "--subgroups")
     do("federation", "admit", house, *(sites / name / "site.json" for name in names))
     for name in names:
         do("site", "join", sites / name, house / "federation.json")

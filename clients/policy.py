@@ -47,7 +47,8 @@ _COMMENTS = {
     "the unit is a record.",
     "purposes": "What may be released: counts (noisy number of units), training, score_bins, "
     "evaluation and subgroups (noisy histograms of holdout scores, all together and by the values "
-    "of a column), tuning (`dp-risk site tune` here; no server can ask for it).",
+    "of any column: a rate by nationality is a fact about a group, which no epsilon protects), "
+    "tuning (`dp-risk site tune` here; no server can ask for it).",
     "models": "Models that may be trained.",
     "trusts": "Who may add the noise: local (this site, in full); distributed (all sites of the "
     "roster together, and a server that sees their sum only); none only for public data.",

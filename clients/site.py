@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from clients.partition import partition
 from clients.policy import Policy
 from clients.shard import Shard
 from dp_risk import models
-from dp_risk.data.groups import group_names
+from dp_risk.data.groups import check_columns
 from dp_risk.data.schema import Schema
 from dp_risk.privacy import keys, run_statement
 from dp_risk.privacy.account import Account
@@ -215,7 +214,10 @@ class Site:
             reasons.append("the plan does not name this site and its key")
         if not reasons and dimension(self._module(plan)) != plan.dimension:
             reasons.append("the model has another dimension")
-        reasons += self._without_groups(plan.subgroups)
+        try:
+            check_columns(self.shard.coding, plan.subgroups)
+        except ConfigurationError as error:
+            reasons.append(str(error))
         if reasons:
             raise Refused("; ".join(reasons))
         # The plan is on disk before the ledger knows the run: a reserved run always has its plan.
@@ -237,13 +239,6 @@ class Site:
             if old != path:
                 old.unlink()
         self._run_keys.forget_others(plan.run)
-
-    def _without_groups(self, columns: tuple[str, ...]) -> Iterator[str]:
-        for column in columns:
-            try:
-                group_names(self.shard.coding, column)
-            except ConfigurationError as error:
-                yield f"subgroups: {error}"
 
     def meet(self, plan_digest: str, statements: Any) -> None:
         """Hear who takes part in a run in which all sites add the noise together.

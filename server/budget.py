@@ -74,8 +74,11 @@ def refusal_line(views: list[SiteView], plan: Plan) -> str:
     least = min(views, key=lambda view: float(view.statement["left_epsilon"]))
     more = len(views) - 1
     others = f" (and {more} more site{'s' if more > 1 else ''})" if more else ""
+    # Policies of before know no subgroups, and a statement does not tell what purposes it names.
+    purposes = "; it asks for utility by subgroup: do the sites' policies name that purpose?"
     return (
-        f"refused: the run asks {asked} at delta {delta:g}; {_left(least.statement)}{others}; "
+        f"refused: the run asks {asked} at delta {delta:g}; {_left(least.statement)}{others}"
+        f"{purposes if plan.subgroups else ''}; "
         "nothing was computed (a site's own log says which rule refused)"
     )
 

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from dp_risk.data.coding import Coding
-from dp_risk.data.groups import group_names
+from dp_risk.data.groups import check_columns
 from dp_risk.data.schema import Schema
 from dp_risk.federation import requests
 from dp_risk.federation.house import House
@@ -144,11 +144,7 @@ class Desk:
             schema = Schema.from_dict(dict(job.schema))
         except ConfigurationError as error:
             raise ConfigurationError(f"data.schema: {error}") from None
-        for column in job.subgroups:
-            try:
-                group_names(Coding(schema=schema), column)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"evaluation.subgroups: {error}") from None
+        check_columns(Coding(schema=schema), job.subgroups)
         for key, found, wanted in (
             ("data", job.dataset, agreed.dataset),
             ("data.schema", schema.digest, agreed.schema),

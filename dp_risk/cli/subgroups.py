@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dp_risk.cli.settings import Deployment, Settings
 from dp_risk.data.coding import Coded, Coding
-from dp_risk.data.groups import MISSING, OTHER, group_names, group_of
+from dp_risk.data.groups import MISSING, OTHER, check_columns, group_names, group_of
 from dp_risk.evaluation.subgroups import evaluate_group, review_threshold
 from dp_risk.types import ConfigurationError, Trust
 
@@ -40,12 +40,7 @@ def check(settings: Settings) -> None:
             why = "data.holdout is 0, so nothing is evaluated"
         if why:
             raise ConfigurationError(f"evaluation.subgroups: {why}")
-    coding = Coding(schema=settings.data.load_schema())
-    for column in asked:
-        try:
-            group_names(coding, column)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"evaluation.subgroups: {error}") from None
+    check_columns(Coding(schema=settings.data.load_schema()), asked)
 
 
 def evaluate(

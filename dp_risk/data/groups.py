@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -60,6 +61,21 @@ def group_names(coding: Coding, column: str) -> tuple[str, ...]:
             f"column {column} has {count} values: too many groups, {MAX_GROUPS - 2} are the most"
         )
     return (*found, MISSING)
+
+
+def check_columns(coding: Coding, columns: Sequence[str]) -> None:
+    """Check that columns have groups.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the first that has none.
+    """
+    for column in columns:
+        try:
+            group_names(coding, column)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"evaluation.subgroups: {error}") from None
 
 
 def grouped(coding: Coding) -> tuple[str, ...]:

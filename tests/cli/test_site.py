@@ -50,6 +50,15 @@ def test_the_policy_says_what_was_asked(run: Run, tmp_path: Path, tiny_file: Pat
     assert Site.open(tmp_path / "mine").ledger.account.splits == ("both",)
 
 
+def test_subgroups_are_for_the_owner_to_allow(run: Run, tmp_path: Path, tiny_file: Path) -> None:
+    assert init(run, tiny_file).code == 0
+    policy = tmp_path / "mine" / "policy.yaml"
+    assert "subgroups" not in Policy.load(policy).purposes
+    (tmp_path / "mine").rename(tmp_path / "other")
+    assert init(run, tiny_file, "--subgroups").code == 0
+    assert "subgroups" in Policy.load(policy).purposes
+
+
 def test_partners_with_the_same_units_share_the_split_key(
     run: Run, tmp_path: Path, tiny_file: Path
 ) -> None:

@@ -15,7 +15,7 @@ from dp_risk.data.source import column_names
 from dp_risk.federation import files
 from dp_risk.models import REGISTRY
 from dp_risk.privacy.accounting import Filter
-from dp_risk.privacy.schedule import PURPOSES
+from dp_risk.privacy.schedule import PURPOSES, SUBGROUPS
 from dp_risk.types import Adjacency, ConfigurationError, RandomnessKind, Trust, Unit
 
 
@@ -35,6 +35,7 @@ def init(
     holdout: float,
     split_key: Path | None,
     trusts: Sequence[str] | None,
+    subgroups: bool,
 ) -> list[str]:
     """Write a site's folder: keys, data configuration and a policy with comments.
 
@@ -78,7 +79,7 @@ def init(
         min_noise_multiplier=0.3,
         max_clip_norm=10.0,
         max_records_per_account=max_records_per_account if unit == Unit.ACCOUNT else 1,
-        purposes=PURPOSES,
+        purposes=tuple(name for name in PURPOSES if subgroups or name != SUBGROUPS),
         models=tuple(REGISTRY),
         trusts=tuple(dict.fromkeys(trusts or (Trust.LOCAL,))),
         randomness=(RandomnessKind.SYSTEM,),

@@ -48,6 +48,11 @@ def add_verbs(add: Add) -> None:
         help="who may add the noise: this site in full, or all sites of the roster together; may "
         "be given twice (default: local)",
     )
+    verb.add_argument(
+        "--subgroups",
+        action="store_true",
+        help="let runs ask for utility by the values of a column (default: the policy says no)",
+    )
     verb.set_defaults(act=_init)
     verb = add(
         "letter",
@@ -129,6 +134,7 @@ def _init(options: argparse.Namespace) -> None:
     names = (
         *("data", "schema", "dataset", "name", "unit", "max_records_per_account", "stable_ids"),
         *("delta", "lifetime_epsilon", "run_epsilon", "holdout", "split_key", "trusts"),
+        "subgroups",
     )
     for line in init(options.folder, **{name: getattr(options, name) for name in names}):
         print(line)
