@@ -113,6 +113,18 @@ def test_every_column_is_a_round_of_its_own():
     held = [Event(noise_multiplier=s) for s in (12.0, 6.0, 8.0, 8.0)]
     assert grouped.costs["holdout"] == pytest.approx(epsilon(held, 1e-5))
     assert grouped.lifetime_excess(1000, 10.0) > PLAN.lifetime_excess(1000, 10.0)
+    # Both splits in sequence, where ids may change.
+    assert dataclasses.replace(grouped, stable_ids=False).schedule[-1].split == "both"
+    # Each answer's noise is a little off the accounted one.
+    distances = [
+        dataclasses.replace(
+            PLAN, **{**GROUPED, "subgroups": tuple(f"c{n}" for n in range(count))}
+        ).lifetime_excess(1000, 10.0)
+        for count in (1, 2, 9)
+    ]
+    one, two, nine = distances
+    assert nine - one == pytest.approx(8 * (two - one), rel=1e-6)
+    assert two > one
     # What is lost with a site may be asked again, twice at most.
     spare = dataclasses.replace(grouped, **SHARED, spares=4)
     assert spare.schedule[-1].rounds == 6

@@ -107,14 +107,15 @@ def choose(asked=None, **changes):
     st.booleans(),
     st.booleans(),
     st.integers(1, 3),
+    st.integers(0, 5),
 )
 def test_everything_the_run_charges_fits_in_epsilon(
-    target, units, rounds, steps, stable_ids, holdout, sites
+    target, units, rounds, steps, stable_ids, holdout, sites, columns
 ):
     asked = privacy(epsilon=target, max_sites_per_unit=sites)
     noise = choose(
         asked, units=units, rounds=rounds, steps_per_round=steps, stable_ids=stable_ids,
-        holdout=holdout,
+        holdout=holdout, subgroups=columns,
     )  # fmt: skip
     train = [
         Event(
@@ -132,6 +133,9 @@ def test_everything_the_run_charges_fits_in_epsilon(
         for std in (noise.score_bins_noise, noise.evaluation_noise)
         if std
     ]
+    assert (noise.subgroups_noise > 0) == (holdout and columns > 0)
+    if noise.subgroups_noise:
+        held.append(Event(noise_multiplier=noise.subgroups_noise, count=sites * columns))
     if not stable_ids:
         train, held = [*train, *held], []
     assert target * 0.999 < epsilon(train, 1e-5) <= target
