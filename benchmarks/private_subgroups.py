@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from private_evaluation import plan, summed
+from scipy.special import expit, logit
 
 from clients.cells import Cells
 from dp_risk.data.coding import Coded, Coding
@@ -77,6 +78,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sites", type=int, default=10)
     parser.add_argument("--columns", nargs="+", default=["sex", "race"])
     parser.add_argument("--capacity", type=float, default=0.05)
+    parser.add_argument(
+        "--off", type=float, default=0.0, help="added to the logits of --group, as by a bad model"
+    )
+    parser.add_argument("--group", default="Black", help="a value of the last column")
     options = parser.parse_args(arguments)
     path = builtin_path("adult")
     coding = Coding(schema=Schema.from_yaml(path.with_suffix(".yaml")))
@@ -84,13 +89,16 @@ def main(arguments: list[str]) -> None:
     out = np.random.default_rng(1).random(len(rows)) < 0.2
     train, test = rows.take(np.flatnonzero(~out)), rows.take(np.flatnonzero(out))
     p = np.clip(logistic(train, test, coding, 0), 1e-9, 1 - 1e-9)
+    last = options.columns[-1]
+    off = group_of(coding, last, test) == group_names(coding, last).index(options.group)
+    p = np.where(off, expit(logit(p) + options.off), p)
     asked = Privacy(
         epsilon=options.epsilon, delta=options.delta, unit="record", max_records_per_account=1,
         max_sites_per_unit=1, allocation=Allocation(counts=0.05, evaluation=0.2), trust="local",
         max_colluding=1, clip_norm=1.0, sampling_rate=1.0, randomness="system",
     )  # fmt: skip
     fixed = plan(asked, tuple(options.columns))
-    sites = Sites(fixed, coding, test, np.log(p / (1 - p)), options.sites)
+    sites = Sites(fixed, coding, test, logit(p), options.sites)
     seen: dict[tuple[str, str, str], list[tuple[float, ...]]] = defaultdict(list)
     for seed in range(options.repetitions):
         plan_of = replace(fixed, seed=seed)
@@ -111,7 +119,7 @@ def main(arguments: list[str]) -> None:
     for (_, group, name), lines in seen.items():
         truth, value, low, high = np.array(lines).T
         known = np.isfinite(value) & np.isfinite(truth)
-        line = f"{group:30}{name:22}{np.nanmean(truth):8.3f}{known.mean():7.2f}"
+        line = f"{group:30}{name:22}{truth[0]:8.3f}{known.mean():7.2f}"
         if known.any():
             error = (value - truth)[known]
             covered = ((low <= truth + 1e-9) & (truth - 1e-9 <= high))[known]
