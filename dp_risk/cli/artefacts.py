@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -24,11 +25,15 @@ from dp_risk.report.facts.run import SCHEMA_VERSION as NEWEST
 from dp_risk.report.facts.run import build
 from dp_risk.report.facts.upgrade import upgrade
 from dp_risk.report.page.render import render
-from dp_risk.types import Refused
+from dp_risk.types import ConfigurationError, Refused, VerificationError
 from server.provenance import commit, versions
 
 REPORT, PAGE, AUDIT = "report.json", "report.html", "audit"
-SIGNATURE = "signature"
+SIGNATURE, FILES = "signature", "files"
+_SIGNED = (
+    *("run.json", "plan.json", "rounds.jsonl", "model.json", "model.safetensors"),
+    *("frontier.json", "audit.json", "config.yaml"),
+)
 _CONTEXT = "dp-risk report"
 
 
@@ -51,7 +56,7 @@ def _run_facts(folder: Path) -> dict[str, Any]:
     rounds = []
     if (folder / "rounds.jsonl").exists():
         rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    return build(
+    made = build(
         "frontier" if frontier else "run",
         record,
         frontier,
@@ -59,6 +64,34 @@ def _run_facts(folder: Path) -> dict[str, Any]:
         (folder / "config.yaml").read_text(),
         [line for line in rounds if line["auprc"] is not None or line["epsilon_spent"] is not None],
     )
+    return {**made, FILES: digests(folder)}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that a report's signer stands for, by name.
+
+    Whoever only renders the page signs the manifest, and must not be able to swap the model.
+    """
+    names = (name for name in _SIGNED if (folder / name).is_file())
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def check_files(folder: Path) -> None:
+    """Check that a report is still beside the files that its signer saw.
+
+    Raises
+    ------
+    VerificationError
+        If its signature does not hold, or a file is another one.
+    """
+    report = read_json(folder / REPORT, newest=NEWEST)
+    if SIGNATURE not in report:
+        return
+    if signer(report) is None:
+        raise VerificationError(f"{folder / REPORT}: its own signature does not hold")
+    for name, digest in dict(report.get(FILES, {})).items():
+        if digests(folder).get(name) != digest:
+            raise VerificationError(f"{folder / name}: not the file that {REPORT} was signed with")
 
 
 def audit_facts(
@@ -76,7 +109,8 @@ def audit_facts(
         Commit of the program that made it.
     """
     audit = read_json(folder / "audit.json")
-    return build_audit(audit, (folder / "config.yaml").read_text(), made_with, at_commit)
+    made = build_audit(audit, (folder / "config.yaml").read_text(), made_with, at_commit)
+    return {**made, FILES: digests(folder)}
 
 
 def write_report(folder: Path, *, html: bool, key: keys.Key | None = None) -> None:
@@ -133,6 +167,11 @@ def attach(folder: Path, audit: Path, *, key: keys.Key | None) -> Mapping[str, A
     half = f"{AUDIT}/*"
     check_unchanged(folder, but=(REPORT, PAGE, half, f".{half}"))
     check_unchanged(audit)
+    if (folder / REPORT).exists():
+        check_files(folder)
+    check_files(audit)
+    if read_json(audit / REPORT, newest=NEWEST)["schema_version"] < NEWEST:
+        raise ConfigurationError(f"--audit: {audit} is of an older version: audit again")
     if (folder / REPORT).exists() and _report_of(folder)["summary"]["verdict"] == FALSIFIED:
         raise Refused(
             f"{folder}: an audit falsified this run's claim, and another audit does not undo that: "

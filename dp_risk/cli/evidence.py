@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from dp_risk.cli import planned
 from dp_risk.cli.folders import parse
+from dp_risk.cli.planned import RELATIVE, Notes, same_charges, same_epsilon
 from dp_risk.privacy.accounting import epsilon, rdp
-from dp_risk.privacy.entries import GARBLED, verify_head
+from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.events import decode
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.run_statement import Evidence
 from dp_risk.privacy.run_statement import check as check_statement
-from dp_risk.privacy.schedule import Purpose, costs
+from dp_risk.privacy.schedule import costs
 from dp_risk.types import VerificationError
 from server.ledgers import FOLDER, KIND, SCHEMA_VERSION
-
-# Settings that a plan and the record call the same.
-_PLANNED = (
-    *("run", "dataset", "model", "trust", "unit", "delta", "clip_norm", "rounds", "stable_ids"),
-    *("max_records_per_account", "max_sites_per_unit", "min_sites", "max_colluding"),
-    *("randomness", "seed"),
-)
-# Another version of the accountant may round its grid otherwise.
-_RELATIVE = 1e-6
-
-
-class Notes(Protocol):
-    """Takes lines of what was checked and what was not."""
-
-    def holds(self, line: str) -> None:
-        """Note what was checked."""
-        ...
-
-    def missing(self, line: str) -> None:
-        """Note what could not be checked."""
-        ...
-
-    def known(self, keys: Iterable[str]) -> bool:
-        """Whether one of these keys was given."""
-        ...
 
 
 def check(folder: Path, notes: Notes) -> None:
@@ -61,13 +38,16 @@ def check(folder: Path, notes: Notes) -> None:
     """
     record = parse((folder / "run.json").read_text())
     sites = record.get("sites", [])
-    planned = _plan(folder, record, notes)
-    _heads(sites, notes)
     signed = [site for site in sites if site.get("statement") is not None]
+    plan = planned.check(folder, record, notes, signed=bool(signed))
+    _heads(sites, notes)
     _no_others(folder, [str(site["site"]) for site in signed])
     for site in signed:
-        _statement(folder, record, site, notes)
+        _statement(folder, record, site, plan, notes)
     if signed:
+        if record["epsilon_lifetime"] != max(site["epsilon_lifetime"] for site in sites):
+            raise VerificationError("epsilon_lifetime: not that of the site that spent most")
+        _public(record, signed)
         _charges(record)
         notes.holds(
             f"{len(signed)} ledger statements hold: signatures, entries, charges, and each gives "
@@ -85,46 +65,10 @@ def check(folder: Path, notes: Notes) -> None:
     )
     if sites:
         alone = "sizes, model and utility"
-        if not (planned and signed):
+        if not (plan and signed):
             alone = f"which sites took part, trust, steps, {alone}"
         notes.missing(f"what only the record's signer says: {alone}")
         notes.missing("whether the sites read these rows and drew this noise: no file shows it")
-
-
-def _plan(folder: Path, record: Mapping[str, Any], notes: Notes) -> bool:
-    """Check the record against the plan whose digest the sites signed; return whether there is one.
-
-    Raises
-    ------
-    VerificationError
-        Naming the first setting in which they differ.
-    """
-    path = folder / "plan.json"
-    if not path.exists():
-        notes.missing("the plan that the sites signed the digest of: older programs kept none")
-        return False
-    try:
-        plan = Plan.from_dict(parse(path.read_text())["plan"])
-    except GARBLED:
-        raise VerificationError(f"{path}: does not hold: no plan") from None
-    if plan.digest != record["plan"]:
-        raise VerificationError(f"{path}: not the plan whose digest run.json names")
-    settings = {
-        **{name: getattr(plan, name) for name in _PLANNED},
-        "epsilon_target": plan.epsilon,
-        "sigma": plan.noise_multiplier,
-        "q": plan.sampling_rate,
-        "steps": plan.rounds * plan.steps_per_round,
-        "spare_rounds": plan.spares,
-    }
-    for name, value in settings.items():
-        if record[name] != value:
-            raise VerificationError(f"{path}: {name} is another than run.json says")
-    names = {str(site["site"]) for site in record["sites"]}
-    if names != set(plan.participants):
-        raise VerificationError(f"{path}: other sites take part than run.json says")
-    notes.holds("run.json has the settings and the sites of the plan that the sites signed")
-    return True
 
 
 def one_key_each(folder: Path, signers: Mapping[str, str]) -> None:
@@ -182,7 +126,11 @@ def _no_others(folder: Path, sites: Sequence[str]) -> None:
 
 
 def _statement(
-    folder: Path, record: Mapping[str, Any], site: Mapping[str, Any], notes: Notes
+    folder: Path,
+    record: Mapping[str, Any],
+    site: Mapping[str, Any],
+    plan: Plan | None,
+    notes: Notes,
 ) -> None:
     path = folder / FOLDER / f"{site['site']}.json"
     kept = parse(path.read_text())
@@ -195,6 +143,15 @@ def _statement(
     why = _disagrees(record, site, kept["statement"], found)
     if why is not None:
         raise VerificationError(f"{path}: {why} than run.json says")
+    if plan is not None and plan.participants[found.site] not in (found.terms.key, *found.earlier):
+        raise VerificationError(f"{path}: signed by another key than the plan names")
+    if site["ledger_head"] != found.head:
+        if site["ledger_head"] in {entry["hash"] for entry in kept["entries"]}:
+            raise VerificationError(f"{path}: run.json names an earlier head of this ledger")
+        notes.missing(
+            f"the budgets of {site['site']}: its ledger moved on before they were told, and they "
+            "are only compared with what its statement says was spent"
+        )
     if found.earlier and not notes.known([found.terms.key]) and notes.known(found.earlier):
         notes.holds(
             f"the key of {found.site} follows one that you trust, which signed for it: "
@@ -214,19 +171,14 @@ def _disagrees(
         (found.terms.key != site["key"], "another key"),
         (found.plan != record["plan"], "another plan"),
         ([account.dataset, account.unit, account.adjacency] != terms, "another account"),
-        (not _same_charges(found.schedule, record["charges"]), "other charges"),
-        (not _same_books(statement, site), "other budgets"),
+        (not same_charges(found.schedule, record["charges"]), "other charges"),
+        (not _same_books(statement, site, found), "other budgets"),
         (not _same_epsilon(found, record), "another epsilon"),
         (site["epsilon_spent"] != record["epsilon_spent"], "another epsilon of this site"),
     ):
         if differs:
             return why
     return None
-
-
-def _same_charges(schedule: Sequence[Purpose], charges: Sequence[Mapping[str, Any]]) -> bool:
-    said = [(line["split"], line["purpose"], line["event_json"]) for line in charges]
-    return said == [(line.split, line.name, line.total.to_dict()) for line in schedule]
 
 
 def _charges(record: Mapping[str, Any]) -> None:
@@ -250,25 +202,45 @@ def _charges(record: Mapping[str, Any]) -> None:
 def _close(said: Any, expected: float | None) -> bool:
     if said is None or expected is None:
         return said is expected
-    return math.isclose(said, expected, rel_tol=_RELATIVE)
+    return math.isclose(said, expected, rel_tol=RELATIVE)
 
 
-def _same_books(statement: Any, site: Mapping[str, Any]) -> bool:
-    """Whether the site's budgets are those it signed; a head of another moment says nothing."""
-    if site["ledger_head"] != statement["head"]:
-        return True
+def _same_books(statement: Any, site: Mapping[str, Any], found: Evidence) -> bool:
+    """Whether the site's budgets are those it signed, or later ones of the same books."""
+    before = max(one["used"] for one in statement["balances_before"].values())
+    if site["lifetime_used_before"] > before:
+        return False
     balances = statement["balances"]
-    figures = (
-        ("epsilon_lifetime_left", min(one["left_epsilon"] for one in balances.values())),
-        ("epsilon_lifetime", max(one["spent_epsilon"] for one in balances.values())),
-        ("lifetime_used", max(one["used"] for one in balances.values())),
-    )
+    figures = {
+        "epsilon_lifetime_left": min(one["left_epsilon"] for one in balances.values()),
+        "epsilon_lifetime": max(one["spent_epsilon"] for one in balances.values()),
+        "lifetime_used": max(one["used"] for one in balances.values()),
+        "epsilon_lifetime_budget": statement["lifetime_epsilon"],
+        "ledger_entries": statement["entries"],
+        "accounts": balances,
+        "amendments": statement["amendments"],
+    }
+    if site["ledger_head"] == found.head:
+        return all(site[name] == value for name, value in figures.items())
+    # The ledger has moved on since: nothing of what was spent comes back.
+    known = len(statement["amendments"])
     return (
-        (site["accounts"], site["amendments"]) == (balances, statement["amendments"])
-        and (site["epsilon_lifetime_budget"], site["ledger_entries"])
-        == (statement["lifetime_epsilon"], statement["entries"])
-        and all(site[name] == value for name, value in figures)
+        site["ledger_entries"] > statement["entries"]
+        and site["epsilon_lifetime"] >= figures["epsilon_lifetime"]
+        and site["amendments"][:known] == statement["amendments"]
+        and (
+            len(site["amendments"]) > known
+            or site["epsilon_lifetime_budget"] == statement["lifetime_epsilon"]
+        )
     )
+
+
+def _public(record: Mapping[str, Any], signed: Sequence[Mapping[str, Any]]) -> None:
+    """Check that what was read without a charge was, as every site signed, public."""
+    exact = [record.get("utility_source"), *(one["source"] for one in record.get("subgroups", ()))]
+    private = [site["site"] for site in signed if not site["statement"]["account"]["public"]]
+    if "exact" in exact and private:
+        raise VerificationError(f"exact figures, but the data of {private[0]} is not public")
 
 
 def _same_epsilon(found: Evidence, record: Mapping[str, Any]) -> bool:
@@ -281,9 +253,4 @@ def _same_epsilon(found: Evidence, record: Mapping[str, Any]) -> bool:
         )
     if found.terms.account.delta != record["delta"]:
         return False
-    expected = costs(found.schedule, record["delta"])
-    return (
-        set(said) == set(expected)
-        and all(math.isclose(said[s], expected[s], rel_tol=_RELATIVE) for s in said)
-        and math.isclose(record["epsilon_spent"], max(expected.values()), rel_tol=_RELATIVE)
-    )
+    return same_epsilon(costs(found.schedule, record["delta"]), record)

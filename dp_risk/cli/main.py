@@ -355,6 +355,7 @@ def _report(options: argparse.Namespace) -> None:
     # What a killed predecessor left.
     files.tidy(options.run)
     manifest.check_unchanged(options.run, but=(artefacts.PAGE,))
+    artefacts.check_files(options.run)
     artefacts.write_page(options.run)
     manifest.sign(options.run, key)
     print(f"written: {options.run / artefacts.PAGE}")
@@ -379,6 +380,8 @@ def _verify(options: argparse.Namespace) -> None:
             print(line)
         for line in found.not_checked:
             print(f"not checked: {line}")
+        for what, key in found.signers.items():
+            print(f"signed: {what} by {key[:16]}")
     # The folder holds, and says that its claim does not.
     _falsified(found.falsified)
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from dp_risk.audit.findings import FALSIFIED
+from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
 from dp_risk.cli import agreement, artefacts, evidence
 from dp_risk.cli.folders import parse, printable, read_json
 from dp_risk.cli.manifest import MANIFEST, check_unchanged, trusted
@@ -165,6 +165,9 @@ def _attached(folder: Path, keys: Path | None, notes: Notes) -> None:
     """Check the audit in a run's folder like any other, by whoever it was signed."""
     if (folder / artefacts.AUDIT).exists():
         raise VerificationError(f"{folder / artefacts.AUDIT}: an audit inside an audit")
+    report = folder / artefacts.REPORT
+    if not report.exists() or read_json(report, newest=NEWEST)["schema_version"] < NEWEST:
+        raise VerificationError(f"{report}: of an older version than the run's report needs")
     try:
         inside = verify(folder, keys)
     except ConfigurationError as error:
@@ -261,9 +264,16 @@ def _page(folder: Path, notes: Notes) -> None:
 
 def _audit(folder: Path, notes: Notes) -> None:
     audit = parse((folder / _AUDITED).read_text())
-    failed = [check["name"] for check in audit["checks"] if not check["passed"]]
-    if audit["verdict"] == FALSIFIED:
-        notes.falsified = tuple(printable(str(name)) for name in failed) or ("its verdict",)
+    passed = {check["name"]: check["passed"] for check in audit["checks"]}
+    failed = [str(name) for name, held in passed.items() if held is not True]
+    gate, claimed = audit["gate"]["epsilon_lower_bound"], audit["claimed_epsilon"]
+    if not passed:
+        raise VerificationError("no check stands behind its verdict")
+    if audit["verdict"] != (FALSIFIED if failed else NOT_FALSIFIED):
+        raise VerificationError("its verdict is not what its checks say")
+    if passed.get("gate") is True and gate > claimed:
+        raise VerificationError("its gate held at more than the claim")
+    notes.falsified = tuple(printable(name) for name in failed)
     named = f" ({', '.join(failed)})" if failed else ""
     notes.holds(f"the audit's verdict: claim {audit['verdict']}{named}")
     notes.missing("the audit's measurements: only a re-run repeats them (docs/verification.md)")

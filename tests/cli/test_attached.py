@@ -70,6 +70,45 @@ def test_a_falsified_claim_stays_falsified(run: Run, folder: Path, tmp_path: Pat
     assert run("report", folder).code == 0
 
 
+def confirmed(found: dict[str, Any]) -> None:
+    found["verdict"] = "confirmed"
+
+
+def unchecked(found: dict[str, Any]) -> None:
+    found["checks"] = []
+
+
+def softened(found: dict[str, Any]) -> None:
+    found["checks"][0]["passed"] = False
+
+
+def leaky(found: dict[str, Any]) -> None:
+    found["gate"]["epsilon_lower_bound"] = 2 * found["claimed_epsilon"]
+
+
+@pytest.mark.parametrize("lie", [confirmed, unchecked, softened, leaky])
+def test_a_verdict_follows_from_the_checks(run: Run, tmp_path: Path, lie: Any) -> None:
+    place = audited(tmp_path / "audit", audit())
+    found = json.loads((place / "audit.json").read_text())
+    lie(found)
+    (place / "audit.json").write_text(json.dumps(found))
+    artefacts.write_audit_report(place, html=True)
+    manifest.sign(place)
+    assert run("verify", place).code == 5
+
+
+def test_an_audit_of_an_older_form_is_not_taken(run: Run, folder: Path, tmp_path: Path) -> None:
+    place = audited(tmp_path / "audit", audit())
+    report = json.loads((place / "report.json").read_text())
+    del report["signature"], report["files"]
+    (place / "report.json").write_text(json.dumps(report | {"schema_version": 1}))
+    (place / "report.html").unlink()
+    manifest.sign(place)
+    said = run("report", folder, "--audit", place)
+    assert said.code == 2
+    assert "older version" in said.line
+
+
 @pytest.mark.parametrize(
     "name", ["audit/report.html", "audit/manifest.json", "ledgers/site-00.json"]
 )

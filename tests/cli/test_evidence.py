@@ -42,7 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             [
                 "train", "privacy.epsilon=2", "data=file", f"data.path={here}/tiny.parquet",
                 f"data.schema={here}/tiny.schema.yaml", "data.delta=1e-5", "partition=iid",
-                "federation.sites=2", "federation.rounds=3", "run.dir=out",
+                "federation.sites=2", "federation.rounds=3", "evaluation.subgroups=[kind]",
+                "run.dir=out",
             ]
         )  # fmt: skip
         assert code == 0
@@ -68,9 +69,10 @@ def test_it_lists_what_holds_and_what_no_folder_shows(run: Run, folder: Path) ->
     assert said.code == 0, said.err
     figures = said.out.split(" figures of report.html")[0].splitlines()[-1]
     assert int(figures) > 100
+    [signer] = {line[-16:] for line in said.out.splitlines() if line.startswith("signed: ")}
     assert said.out.splitlines() == [
         "10 files hold against the manifest, and its signature holds",
-        "run.json has the settings and the sites of the plan that the sites signed",
+        "run.json has the settings, charges and sites of the plan that the sites signed",
         "2 ledger heads are signed by the keys that the record names",
         "2 ledger statements hold: signatures, entries, charges, and each gives the run's epsilon "
         "again",
@@ -85,9 +87,12 @@ def test_it_lists_what_holds_and_what_no_folder_shows(run: Run, folder: Path) ->
         "each site or on its export)",
         "not checked: what only the record's signer says: sizes, model and utility",
         "not checked: whether the sites read these rows and drew this noise: no file shows it",
+        f"signed: manifest by {signer}",
+        f"signed: report.json by {signer}",
     ]
     found = json.loads(run("verify", folder, "--json").out)
     lines = [*found["checked"], *(f"not checked: {line}" for line in found["not_checked"])]
+    lines += [f"signed: {what} by {key[:16]}" for what, key in found["signers"].items()]
     assert lines == said.out.splitlines()
     assert set(found["signers"]) == {"manifest", "report.json"}
 
@@ -303,9 +308,9 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: (f / "ledgers" / "site-07.json").write_text("{}") and None,
         "site-07.json: of no site whose",
     ),
-    "a round": (replaced("rounds.jsonl", '"round": 3', '"round": 4'), "/rounds/"),
+    "a round": (replaced("rounds.jsonl", '"round": 3', '"round": 4'), "/files/rounds.jsonl: not"),
     "the configuration": (replaced("config.yaml", "seed: 0", "seed: 1"), "/configuration: not"),
-    "the weights": (other_weights, "/shapes/"),
+    "the weights": (other_weights, "/files/model.safetensors: not what"),
     "a word of the page": (replaced("report.html", "budget", "gadget"), "not the page that"),
     "no record": (lambda f: (f / "run.json").write_text("[]") and None, "not well formed"),
     "deep nesting": (
@@ -313,6 +318,82 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no text": (lambda f: (f / "report.html").write_bytes(b"\xff\xfe") and None, "not well formed"),
 }  # fmt: skip
+
+
+def freed(folder: Path, record: Any) -> None:
+    """Put an earlier head of a ledger beside budgets of nobody's."""
+    first = read(folder / "ledgers" / "site-00.json")["entries"][0]
+    record["sites"][0] |= {
+        "ledger_head": first["hash"], "ledger_signature": first["signature"],
+        "ledger_entries": 10**6, "epsilon_lifetime": 99.0, "epsilon_lifetime_left": 9.99,
+        "lifetime_used": 1e-4,
+    }  # fmt: skip
+    record["epsilon_lifetime"] = 99.0
+
+
+def away(folder: Path, record: Any) -> None:
+    """Let no site have said anything, and a run cost less than was planned."""
+    shutil.rmtree(folder / "ledgers")
+    cheaper(record)
+    for site in record["sites"]:
+        site |= {"statement": None, "no_statement": "away", "epsilon_spent": 1.0}
+
+
+def grouped(folder: Path, record: Any) -> None:
+    record["subgroups"].append({**record["subgroups"][0], "column": "age"})
+
+
+def exact(folder: Path, record: Any) -> None:
+    record["utility_source"] = "exact"
+
+
+def without_subgroups(folder: Path, record: Any) -> None:
+    record["subgroups"], record["subgroups_note"] = [], "evaluation.subgroups names no column"
+
+
+def without_plan(folder: Path, record: Any) -> None:
+    (folder / "plan.json").unlink()
+    record["sigma"] *= 2
+
+
+# What whoever signs for the federation may write, but not for the sites.
+FORGERIES: dict[str, tuple[Callable[[Path, Any], None], str]] = {
+    "an earlier head that frees the budgets": (freed, "an earlier head of this ledger"),
+    "a smaller part of the lifetime": (
+        lambda _, r: r["sites"][0].update(lifetime_used_before=r["sites"][0]["lifetime_used"]),
+        "other budgets than run.json says",
+    ),
+    "a smaller lifetime total": (
+        lambda _, r: r.update(epsilon_lifetime=0.1), "not that of the site that spent most"
+    ),
+    "sites that were away": (away, "another epsilon than run.json says"),
+    "a column that nobody planned": (grouped, "other subgroups than run.json says"),
+    "no word of the columns that were charged": (without_subgroups, "does not tell of"),
+    "exact figures of private rows": (exact, "the data of site-00 is not public"),
+    "no plan": (without_plan, "plan.json: missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_the_federation_cannot_speak_for_the_sites(folder: Path, forgery: str) -> None:
+    change, expected = FORGERIES[forgery]
+    record = read(folder / "run.json")
+    change(folder, record)
+    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    artefacts.write_report(folder, html=True, key=STRANGER)
+    manifest.sign(folder, STRANGER)
+    with pytest.raises(VerificationError, match=re.escape(expected)):
+        verify(folder, None)
+
+
+def test_whoever_draws_the_page_again_does_not_sign_for_another_model(
+    run: Run, folder: Path
+) -> None:
+    other_weights(folder)
+    manifest.sign(folder, STRANGER)
+    for words in ((), ("--audit", folder)):
+        said = run("report", folder, *words)
+        assert (said.code, "model.safetensors: not the file that" in said.line) == (5, True)
 
 
 @pytest.mark.parametrize("edit", EDITS)
