@@ -159,12 +159,13 @@ METHODS: dict[str, Method] = {
         name="Utility by subgroup",
         words="Over the held-out units of one value of a column, on public data only. AUROC and "
         "AUPRC are computed as for all units. The threshold is the score of the last unit within "
-        "the review capacity over all groups, and is taken as fixed; flagged, true and false "
-        "positives are the shares at or above it of the group, its positives and its negatives, "
-        "with Clopper-Pearson intervals. Calibration gap: mean score less share of positives, with "
-        "Student's t interval. ECE is left out: chance inflates it the more, the smaller a group "
-        "is. A group of fewer than 20 units has no figures; one with fewer than 30 positives or "
-        "negatives has only the shares, because the other intervals would be too short.",
+        "the review capacity over all groups, and is taken as fixed; share flagged, true positive "
+        "rate and false positive rate are the shares at or above it of the group, its positives "
+        "and its negatives, with Clopper-Pearson intervals. Calibration gap: mean score less share "
+        "of positives, with Student's t interval. ECE is left out: chance inflates it the more, "
+        "the smaller a group is. A group of fewer than 20 units has no figures; one with fewer "
+        "than 30 positives or negatives has only the shares, because the other intervals would be "
+        "too short.",
         source="config.yaml: evaluation.capacity, bootstrap. run.json: subgroups.",
     ),
     "subgroups-charged": Method(
@@ -176,12 +177,12 @@ METHODS: dict[str, Method] = {
         "nearest to the review threshold stays one, and units above it are flagged. Metrics are "
         "computed as for all units. Intervals hold the noise, the sampling of units and what "
         "nobody sees inside a bin: a quarter of its width in the calibration gap, a quarter of its "
-        "pairs in the AUROC, as one standard deviation. Figures of fewer than 20 units, of fewer than 30 "
-        "of a label, or whose denominator does not exceed three standard deviations of its noise "
-        "are left out, and so is the AUROC where one bin holds more than half of the pairs. An "
-        "AUPRC of so few bins would be guesses. Units and positives are estimates too. Other and "
-        "missing values are shown where they stand out of the noise. All groups together are "
-        "estimated from the evaluation.",
+        "pairs in the AUROC, as one standard deviation. Figures of fewer than 20 units, of fewer "
+        "than 30 of a label, or whose denominator does not exceed three standard deviations of "
+        "its noise are left out, and so is the AUROC where one bin holds more than half of the "
+        "pairs. An AUPRC of so few bins would be guesses. Units and positives are estimates too. "
+        "Other and missing values are shown where they stand out of the noise. All groups "
+        "together are estimated from the evaluation.",
         source="plan.json: subgroups, subgroups_noise. run.json: subgroups.",
     ),
     "frontier": Method(
@@ -199,8 +200,9 @@ METHODS: dict[str, Method] = {
     ),
     "progress": Method(
         name="Figures by round",
-        words="Epsilon: of the rounds so far, composed as for the run. AUPRC: of the public "
-        "holdout where there is one, by the weights after that round. Seconds since the start.",
+        words="Epsilon: of what had been asked of the sites by that round, counts included, "
+        "composed as for the run. AUPRC: of the public holdout where there is one, by the weights "
+        "after that round. Seconds since the start.",
         source="rounds.jsonl.",
     ),
     "resources": Method(
