@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ from dp_risk.privacy.planning import Privacy
 from dp_risk.types import ConfigurationError
 from server.job import Federation
 
+_NOT_ASCII = re.compile(r"""[^\[\]{},:='"]*[^\x00-\x7f][^\[\]{},:='"]*""")
 _KINDS: dict[str, tuple[Any, ...]] = {
     "data": (Data,),
     "partition": (Iid, Dirichlet, ByColumn, ByTime),
@@ -117,7 +119,7 @@ def sweep(overrides: Sequence[str]) -> Iterator[list[str]]:
             else:
                 choices.append([str(override.input_line)])
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(_line(error)) from None
+        raise ConfigurationError(_unquoted(overrides) or _line(error)) from None
     yield from (list(job) for job in itertools.product(*choices))
 
 
@@ -133,7 +135,7 @@ def asked_for(overrides: Sequence[str]) -> dict[str, Any]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         return {override.get_key_element().lstrip("+~"): override.value() for override in parsed}
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(_line(error)) from None
+        raise ConfigurationError(_unquoted(overrides) or _line(error)) from None
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -141,7 +143,30 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_module("conf", version_base="1.3"):
             return compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigurationError(_line(error)) from None
+        raise ConfigurationError(_unquoted(overrides) or _line(error)) from None
+
+
+def _unquoted(overrides: Sequence[str]) -> str | None:
+    """Say how to quote the first override that parses only where what is not ASCII is quoted."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        quoted = f"{key}={_NOT_ASCII.sub(_in_quotes, value)}"
+        if quoted != override and not _parses(override) and _parses(quoted):
+            return f'{override}: quote what is not ASCII: "{quoted}"'
+    return None
+
+
+def _in_quotes(found: re.Match[str]) -> str:
+    text = found[0].strip()
+    return found[0].replace(text, f"'{text}'")
+
+
+def _parses(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return False
+    return True
 
 
 def _class(config: DictConfig, name: str) -> Any:

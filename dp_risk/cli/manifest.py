@@ -122,6 +122,8 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
         Naming the first thing that does not hold.
     """
     path = folder / MANIFEST
+    if not folder.exists():
+        raise ConfigurationError(f"no such folder: {folder}")
     if not path.exists():
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk")
     # Before anything is read: a pipe in the place of a file would never end.

@@ -32,7 +32,7 @@ def show(screen: Console, record: Mapping[str, Any], asked: Privacy, folder: Pat
             f"(delta {asked.delta:g}, trust {_trust(record)})\n"
             f"lifetime: {worst['lifetime_used']:.1%} of the budget used (epsilon "
             f"{worst['epsilon_lifetime']:.4g} of {worst['epsilon_lifetime_budget']:g} by the "
-            "filter, which adds a constant once)"
+            "filter, which adds a constant once, whatever was spent)"
         )
     if asked.epsilon is None or asked.randomness == "seeded":
         screen.print("this run is not private: it had no noise, or noise that can be repeated")

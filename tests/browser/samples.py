@@ -208,6 +208,9 @@ def comparison(parts: Parts) -> Facts:
     """Three runs, one of them under a secure sum, with names in other scripts."""
     dear = copy.deepcopy(parts.run) | {"epsilon_target": 4.0, "epsilon_spent": 4.0}
     dear["utility"]["auroc"] = {"value": 0.99, "low": 0.985, "high": 0.995}
+    dear["subgroups"] = [
+        by_group.entry(by_group.group("Female", 300, 0.625), by_group.group("Male", 700, 0.375))
+    ]
     reports = [plain_run(parts), build("run", dear, None, [], CONFIG, []), distributed(parts)]
     return build_comparison(
         [

@@ -176,6 +176,28 @@ def test_a_path_that_leads_nowhere(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("verb", ["verify", "report"])
+def test_a_folder_that_is_not_there_is_called_so(run: Run, verb: str) -> None:
+    said = run(verb, "nowhere")
+    assert said.code == 2
+    assert said.line == "dp-risk: no such folder: nowhere"
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("evaluation.subgroups=[地域]", "evaluation.subgroups=['地域']"),
+        ("evaluation.subgroups=[sex, 地域]", "evaluation.subgroups=[sex, '地域']"),
+        ("report.owner=Müller & Söhne", "report.owner='Müller & Söhne'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "train"])
+def test_what_is_not_ascii_is_quoted(run: Run, verb: str, override: str, quoted: str) -> None:
+    said = run(verb, "privacy.epsilon=1", override)
+    assert said.code == 2
+    assert said.line == f'dp-risk: {override}: quote what is not ASCII: "{quoted}"'
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["data"], ["score"], ["train", "--fly"]])
 def test_a_command_that_does_not_parse_is_code_2(run: Run, arguments: list[str]) -> None:
     said = run(*arguments)

@@ -126,3 +126,30 @@ def test_shares_come_from_the_record_where_it_has_them(run: Facts) -> None:
 
 def test_a_unit_at_several_sites_is_in_the_claim(run: Facts) -> None:
     assert "one record at up to 3 sites" in page(run | {"max_sites_per_unit": 3}).words
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "It ends at the train split's epsilon, which is the run's where the holdout's is not"),
+        ({"spare_rounds": 3}, "The run's epsilon holds all spare rounds too."),
+        (
+            {
+                "spare_rounds": 3,
+                "charges": [
+                    {"split": "both", "purpose": "evaluation", "event": "x", "epsilon": 0.1}
+                ],
+            },
+            "The run's epsilon holds all spare rounds and the evaluation too.",
+        ),
+    ],
+)
+def test_the_curve_of_epsilon_says_what_it_holds(run: Facts, change: Facts, words: str) -> None:
+    rows = [{"round": n, "epsilon_spent": n / 10, "auprc": None, "seconds": 1.0} for n in (3, 6, 7)]
+    report = build("run", run | change, None, [], "", rows)
+    assert report["counts"]["every"] == 3
+    found = Page(said(report))
+    assert words in found.words
+    assert "A line every 3 rounds, and one for the last" in found.words
+    uneven = [row | {"round": n} for row, n in zip(rows, (1, 5, 7), strict=True)]
+    assert "every" not in build("run", run, None, [], "", uneven)["counts"]

@@ -18,7 +18,7 @@ from dp_risk.report.facts.validation import validate
 from dp_risk.report.page.reading import check_page
 from dp_risk.types import ConfigurationError, VerificationError
 
-from . import test_audit
+from . import test_audit, test_subgroups
 from .pages import Page, said
 
 Facts = dict[str, Any]
@@ -296,3 +296,54 @@ def test_a_frontier_says_every_trust_of_its_points(run: Facts, frontier: Facts) 
     frontier["points"] += [point | {"trust": "distributed"} for point in frontier["points"]]
     report = build("frontier", run, frontier, [], "", [])
     assert report["trusts"] == ["distributed", "local"]
+
+
+def by_group(source: str) -> Facts:
+    charged = {"source": "charged", "noise_std": 9.0} if source == "charged" else {}
+    groups = test_subgroups.group("Female", 300, 0.625), test_subgroups.group("Male", 9, None)
+    return test_subgroups.entry(*groups) | charged
+
+
+def test_subgroups_stand_side_by_side(run: Facts) -> None:
+    run |= {"utility_source": "charged"}
+    facts = compared(report_of(run | {"subgroups": [by_group("charged")]}), report_of(run))
+    validate(facts)
+    assert "subgroups" in about(facts)
+    [column] = facts["comparison"]["subgroups"]
+    assert column["sources"] == ["charged", None]
+    rows = {(row["label"], row["key"]): row["cells"] for row in column["rows"]}
+    assert [c["value"] for c in rows["Female", "auroc"]] == [0.625, "not evaluated"]
+    assert [c["value"] for c in rows["Male", "auroc"]] == [None, "not evaluated"]
+    assert {cells[1]["way"] for cells in rows.values()} == {"absent"}
+    html = render(facts)
+    assert check_page(html, facts)
+    words = Page(html).words
+    assert "Subgroups by which utility was charged differ: A sex, B none." in words
+    assert "Female: Share flagged" in words
+    assert 'href="#how-subgroups-charged"' in html
+    exact = report_of(run | {"subgroups": [by_group("exact")]})
+    assert "subgroups" not in about(compared(exact, report_of(run)))
+
+
+@pytest.mark.parametrize(
+    ("sources", "how", "said"),
+    [
+        (("exact", "exact"), "utility-exact", False),
+        (("charged", "charged"), "utility-charged", True),
+        (("exact", "charged"), "compared", True),
+    ],
+)
+def test_utility_leads_to_how_it_came_about(
+    run: Facts, sources: tuple[str, str], how: str, said: bool
+) -> None:
+    facts = compared(*(report_of(run | {"utility_source": source}) for source in sources))
+    html = render(facts, sections=["figures"])
+    assert f'<a class="how" href="#how-{how}">AUROC</a>' in html
+    assert ("Estimates from noisy releases" in html) == said
+
+
+def test_keys_of_the_configuration_are_readable(run: Facts) -> None:
+    configs = [f"evaluation:\n  subgroups: [{name}]\n" for name in ("地域", "性別")]
+    facts = compared(*(build("run", run, None, [], config, []) for config in configs))
+    [row] = facts["comparison"]["configuration"]
+    assert [cell["value"] for cell in row["cells"]] == ['["地域"]', '["性別"]']

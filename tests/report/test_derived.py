@@ -56,6 +56,11 @@ def test_a_verdict_needs_an_audit_and_a_claim(run: Facts, frontier: Facts) -> No
     found = test_audit.facts(brief)
     assert found["summary"]["short"] is True
     assert "3.0% of the planned observations" in " ".join(found["summary"]["verdict_words"])
+    for result in brief["results"]:
+        result["epsilon_lower_bound"] = 0.004
+    nothing = test_audit.facts(brief)["summary"]
+    assert nothing["verdict"] == "not falsified"
+    assert nothing["verdict_words"][-1] == "It found no leak. It was too weak to tell."
     assert 'class="answer open" id="answer-verdict"' in render(found)
     assert 'class="answer held" id="answer-verdict"' in render(test_audit.facts(audits[0]))
 

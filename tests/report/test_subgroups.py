@@ -69,7 +69,8 @@ def test_charged_groups_say_what_noise_they_hold_and_how_they_were_estimated(run
     page, html, report = shown(run, groups)
     for words in (
         "noisy histograms of the held-out units, charged like everything else",
-        "standard deviation 49",
+        "The noise in a group's units has a standard deviation of 49, that in its positives",
+        "does not stand out of the noise",
         "left out for Male: fewer than 20 units, or too few to stand out of the noise.",
     ):
         assert words in page.words, words
@@ -146,3 +147,10 @@ def test_any_names_and_values_make_a_whole_page(
     validate(report)
     assert check_page(html, report) > 0
     assert page.tags.count("svg") == 2
+
+
+def test_a_rate_below_the_last_decimal_is_printed_as_such(run: Facts) -> None:
+    page, html, report = shown(run, entry(group("a", 300, 0.000103), group("b", 300, 0.0)))
+    assert "<0.001" in page.words
+    assert "0.000103" not in page.words
+    assert check_page(html, report) > 0

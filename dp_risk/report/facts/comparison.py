@@ -10,7 +10,7 @@ from typing import Any
 from dp_risk.report.facts import derived
 from dp_risk.report.facts.comparing import parts
 from dp_risk.report.facts.comparing.cautions import cautions
-from dp_risk.report.facts.comparing.measures import measures, near_one
+from dp_risk.report.facts.comparing.measures import by_group, measures, near_one
 from dp_risk.report.facts.comparing.rows import Row, apart, differing, row
 from dp_risk.report.facts.loose import configuration, leaf, listing, mapping, mappings, number
 from dp_risk.report.facts.run import SCHEMA_VERSION
@@ -171,6 +171,7 @@ def _compared(
                 "subject": report["subject"],
                 "digest": run.digest,
                 "signer": run.signer,
+                "utility_source": leaf(report["utility_source"]) if report["utility"] else None,
                 **{name: leaf(report["settings"].get(name)) for name in _INCIDENTAL},
             }
             for letter, run, report in zip(letters, runs, reports, strict=True)
@@ -179,6 +180,7 @@ def _compared(
         "glance": _glance(kind, reports, settings, measured),
         "settings": settings,
         "measures": measured,
+        "subgroups": by_group(reports) if kind == "run" else [],
         "charges": parts.charges(reports),
         "budgets": parts.budgets(reports),
         "losses": parts.losses(reports) if kind == "run" else [],
@@ -284,9 +286,9 @@ def _glance(
     return rows
 
 
-def _flat(text: Any) -> dict[str, str]:
+def _flat(config: Any) -> dict[str, str]:
     """Return a configuration as dotted keys and texts; lists stay whole."""
-    tree = configuration(text)
+    tree = configuration(config)
     out: dict[str, str] = {}
     waiting: list[tuple[str, Any]] = [("", tree)] if isinstance(tree, Mapping) else []
     while waiting:
@@ -297,5 +299,6 @@ def _flat(text: Any) -> dict[str, str]:
                 for key, item in reversed(list(value.items()))
             ]
         else:
-            out[place] = value if isinstance(value, str) else json.dumps(value, default=str)
+            text = json.dumps(value, default=str, ensure_ascii=False)
+            out[place] = value if isinstance(value, str) else text
     return out

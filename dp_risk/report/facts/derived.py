@@ -40,6 +40,7 @@ def complete(report: Facts) -> dict[str, Any]:
             "sites": len(report["sites"]),
             "trials": len(trials),
             "trials_done": sum(trial.get("outcome") == "done" for trial in trials),
+            **_every(report["rounds"]),
         },
         "losses": _losses(report),
         "accounting": _accounting(report),
@@ -51,6 +52,15 @@ def complete(report: Facts) -> dict[str, Any]:
             "budget_words": _budget_words(report),
         },
     }
+
+
+def _every(rows: Sequence[Facts]) -> dict[str, int]:
+    """Return after how many rounds each there is a line, where these are equally many."""
+    numbers = [row.get("round") for row in rows]
+    first = numbers[0] if numbers else None
+    # The last line is that of the last round.
+    regular = isinstance(first, int) and numbers[:-1] == [first * n for n in range(1, len(numbers))]
+    return {"every": first} if isinstance(first, int) and regular else {}
 
 
 def _trusts(report: Facts) -> list[str]:
@@ -114,10 +124,14 @@ def _strength(audit: Facts) -> list[str]:
     chosen = audit.get("chosen") or {}
     bound, claimed = chosen.get("epsilon_lower_bound"), audit.get("claimed_epsilon")
     if bound is not None and claimed is not None:
-        lines.append(
-            f"It shows a leak of epsilon {rounded_down(bound)} at least, "
-            f"of the {claimed:g} claimed."
-        )
+        least = rounded_down(bound)
+        if float(least) > 0:
+            lines.append(
+                f"It shows a leak of epsilon {least} at least, of the {claimed:g} claimed."
+            )
+        else:
+            weak = "" if part is None else " It was too weak to tell."
+            lines.append(f"It found no leak.{weak}")
     return lines
 
 

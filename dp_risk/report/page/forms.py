@@ -20,6 +20,12 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
 
 
+def rate(value: float, digits: int = 3) -> str:
+    """Return a rate with fixed decimals; one that they would show as 0 is below their smallest."""
+    least = 10**-digits
+    return f"<{least:g}" if 0 < value < least else f"{value:.{digits}f}"
+
+
 def signed(value: float, digits: int = 2) -> str:
     """Return an effect with its sign; zero has none."""
     text = f"{value:+.{digits}f}"
@@ -82,6 +88,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "up3": _up(3),
     "down2": _down(2),
     "down3": _down(3),
+    "rate3": rate,
     "signed2": signed,
     "signed3": lambda x: signed(x, 3),
     "percent": percent,

@@ -52,7 +52,7 @@ class How:
     method: str
 
 
-_NUMERIC = re.compile(r"[-+−–∞\d][-+−–∞\d.,e%()\s]*")  # noqa: RUF001
+_NUMERIC = re.compile(r"[-+−–∞<\d][-+−–∞\d.,e%()\s]*")  # noqa: RUF001
 Cell = str | int | float | Shown | None
 Name = str | How
 

@@ -159,12 +159,13 @@ METHODS: dict[str, Method] = {
         name="Utility by subgroup",
         words="Over the held-out units of one value of a column, on public data only. AUROC and "
         "AUPRC are computed as for all units. The threshold is the score of the last unit within "
-        "the review capacity over all groups, and is taken as fixed; flagged, true and false "
-        "positives are the shares at or above it of the group, its positives and its negatives, "
-        "with Clopper-Pearson intervals. Calibration gap: mean score less share of positives, with "
-        "Student's t interval. ECE is left out: chance inflates it the more, the smaller a group "
-        "is. A group of fewer than 20 units has no figures; one with fewer than 30 positives or "
-        "negatives has only the shares, because the other intervals would be too short.",
+        "the review capacity over all groups, and is taken as fixed; share flagged, true positive "
+        "rate and false positive rate are the shares at or above it of the group, its positives "
+        "and its negatives, with Clopper-Pearson intervals. Calibration gap: mean score less share "
+        "of positives, with Student's t interval. ECE is left out: chance inflates it the more, "
+        "the smaller a group is. A group of fewer than 20 units has no figures; one with fewer "
+        "than 30 positives or negatives has only the shares, because the other intervals would be "
+        "too short.",
         source="config.yaml: evaluation.capacity, bootstrap. run.json: subgroups.",
     ),
     "subgroups-charged": Method(
@@ -199,8 +200,9 @@ METHODS: dict[str, Method] = {
     ),
     "progress": Method(
         name="Figures by round",
-        words="Epsilon: of the rounds so far, composed as for the run. AUPRC: of the public "
-        "holdout where there is one, by the weights after that round. Seconds since the start.",
+        words="Epsilon: of what had been asked of the sites by that round, counts included, "
+        "composed as for the run. AUPRC: of the public holdout where there is one, by the weights "
+        "after that round. Seconds since the start.",
         source="rounds.jsonl.",
     ),
     "resources": Method(

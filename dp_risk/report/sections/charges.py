@@ -13,12 +13,13 @@ def charges(report: Facts) -> str:
     rows = report["charges"]
     if not rows:
         return ""
+    repeated = any(row["times"] > 1 for row in rows)
     head: tuple[Name, ...] = (
         "Split",
         "Purpose",
         How(name="epsilon", method="epsilon-charge"),
         How(name="Share", method="share"),
-        How(name="Times", method="schedule"),
+        *([How(name="Times", method="schedule")] if repeated else []),
         How(name="Event", method="noise"),
     )
     body: list[list[Cell]] = [
@@ -27,7 +28,7 @@ def charges(report: Facts) -> str:
             PURPOSE_WORDS.get(row["purpose"], row["purpose"]),
             up(row["epsilon"], 3),
             shares(row["share"]),
-            row["times"],
+            *([row["times"]] if repeated else []),
             row["event"],
         ]
         for row in rows

@@ -37,7 +37,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
             ("rounds_abandoned", "rounds abandoned", "lost", "count"),
             ("answers_lost", "training answers lost", "lost", "count"),
             ("units", "training units, all sites", "units", "count"),
-            ("positives", "share of positives (released)", "start-values", "figures4"),
+            ("positives", "positives of training units (released)", "start-values", "figures4"),
             ("ridge", "ridge of the preconditioner", "start-values", "figures4"),
             ("learning_rate", "learning rate (plain steps)", "start-values", "figures4"),
         ),

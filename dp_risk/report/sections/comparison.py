@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from dp_risk.report.page.html import (
     Cell,
@@ -22,10 +23,13 @@ from dp_risk.report.plots.run import both
 from dp_risk.report.sections.common import Facts, note, shares, up
 from dp_risk.report.sections.fields import BUDGETS, GLANCE, LOSSES, SETTINGS, Field
 from dp_risk.report.sections.matrix import Line, line, matrix, plain, tag, texts
+from dp_risk.report.sections.subgroups import HOW, METRICS
 from dp_risk.report.sections.utility import METRIC_WORDS
 from dp_risk.report.words import CHECK_WORDS, PURPOSE_WORDS
 
-_MEASURES = {"run": "utility-exact", "frontier": "frontier", "audit": "bound"}
+_MEASURES = {"frontier": "frontier", "audit": "bound"}
+_SOURCES = {"exact": "utility-exact", "charged": "utility-charged"}
+_OPEN = 12  # rows of a column's groups that are not folded
 _DOTS = (
     "Lines across a dot are 95 % intervals; the band is the reference's. What reaches into it "
     "cannot be told from the reference by these figures. The axis does not start at 0."
@@ -48,7 +52,7 @@ _SENTENCES = (
 def answers(report: Facts) -> Markup:
     """Return what the first page of a comparison says: cautions, and the rows that decide."""
     facts = report["comparison"]
-    lines = [_line(row, GLANCE, facts["of"]) for row in facts["glance"]]
+    lines = [_line(row, GLANCE, facts) for row in facts["glance"]]
     key = (
         "↑ more, ↓ less, ≠ other than the reference; ≈ intervals overlap, so nobody can tell. "
         "What is grey is the same. Figures within 0.01 % of each other count as the same."
@@ -59,7 +63,7 @@ def answers(report: Facts) -> Markup:
 def at_a_glance(report: Facts) -> list[tuple[str, list[str], bool]]:
     """Return the rows that decide as plain text: name, a cell a run, and whether all are equal."""
     facts = report["comparison"]
-    lines = [_line(row, GLANCE, facts["of"]) for row in facts["glance"]]
+    lines = [_line(row, GLANCE, facts) for row in facts["glance"]]
     return [(plain(one.name), texts(one), one.same) for one in lines]
 
 
@@ -87,7 +91,8 @@ def figures(report: Facts) -> str:
     if not facts["measures"]:
         words = "None of these has a figure: the data is not public and no estimate was charged."
         return section("figures", heading, f"<p>{words}</p>")
-    how, runs = _MEASURES[facts["of"]], facts["runs"]
+    hows, runs = _hows(facts), facts["runs"]
+    how = _how(facts)
     charts = "".join(
         f"<figure>{both(_dots, one, runs)}</figure>"
         for one in facts["measures"]
@@ -105,7 +110,50 @@ def figures(report: Facts) -> str:
             for one in facts["measures"]
         )
     listed = details("Table of all points", tables) if facts["of"] == "frontier" else tables
-    return section("figures", heading, charts + note(words, how) + listed)
+    estimated = [
+        tag(i, run) for i, run in enumerate(runs) if run.get("utility_source") == "charged"
+    ]
+    said = Markup(esc(words))
+    if facts["of"] == "run" and estimated:
+        said = Markup(f"{said} Estimates from noisy releases: {' '.join(estimated)}.")
+    return section("figures", heading, charts + note(said, *hows) + listed + _by_group(facts))
+
+
+def _hows(facts: Facts) -> list[str]:
+    """Return the methods by which the figures of the runs came about."""
+    if facts["of"] != "run":
+        return [_MEASURES[facts["of"]]]
+    found = {run.get("utility_source") for run in facts["runs"]}
+    return [how for source, how in _SOURCES.items() if source in found] or ["utility-exact"]
+
+
+def _how(facts: Facts) -> str:
+    """Return the method that a row of figures leads to; where they differ, how they compare."""
+    hows = _hows(facts)
+    return hows[0] if len(hows) == 1 else "compared"
+
+
+def _by_group(facts: Facts) -> str:
+    """Show the groups of every column that any of the runs was evaluated by."""
+    out = ""
+    for one in facts.get("subgroups", []):
+        hows = [how for source, how in HOW.items() if source in one["sources"]]
+        lines = [
+            line(
+                How(
+                    name=f"{row['label']}: {METRICS[row['key']]}",
+                    method=hows[0] if len(hows) == 1 else "compared",
+                ),
+                row,
+                draw=partial(_estimate, form="rate3"),
+            )
+            for row in one["rows"]
+        ]
+        whole: str = matrix(f"Utility by {one['column']}", facts["runs"], lines)
+        if len(lines) > _OPEN:
+            whole = details("Table of all groups", whole)
+        out += f"<h3>{fill('By {}', one['column'])}</h3>{whole}{note('', *hows, 'compared')}"
+    return out
 
 
 def _dots(one: Facts, runs: Sequence[Facts], *, width: float, cls: str) -> str:
@@ -120,18 +168,19 @@ def _metric(key: str) -> str:
     return "Lower bound on epsilon" if key == "lower_bound" else METRIC_WORDS.get(key, key)
 
 
-def _estimate(cell: Facts) -> object:
+def _estimate(cell: Facts, form: str = "number") -> object:
     value, low, high = cell["value"], cell.get("low"), cell.get("high")
     if value is None:
         return Shown(value=None)
     if cell.get("ceiling") is not None:
         return fill("{} (ceiling {})", Shown(value=value, form="down3"), cell["ceiling"])
+    shown = Shown(value=value, form=form)
     if low is None or high is None:
-        return Shown(value=value)
-    span = fill("{} to {}", low, high)
+        return shown
+    span = fill("{} to {}", *(Shown(value=end, form=form) for end in (low, high)))
     if low <= 0 and high >= 1:
         return Markup(f'cannot tell <small class="range">{span}</small>')
-    return Markup(f'{show(value)} <small class="range">{span}</small>')
+    return Markup(f'{show(shown)} <small class="range">{span}</small>')
 
 
 def terms(report: Facts) -> str:
@@ -141,7 +190,7 @@ def terms(report: Facts) -> str:
         return ""
     order = {key: i for i, key in enumerate(SETTINGS)}
     rows = sorted(facts["settings"], key=lambda row: order.get(row["key"], len(order)))
-    lines = [_line(row, SETTINGS, facts["of"]) for row in rows]
+    lines = [_line(row, SETTINGS, facts) for row in rows]
     content = _split(
         "Settings that differ", "settings are the same", facts["runs"], lines,
         facts["counts"]["settings_same"],
@@ -183,7 +232,7 @@ def prices(report: Facts) -> str:
     ]
     content = matrix("Cost alone, share of its split, event", facts["runs"], lines) if lines else ""
     content += note("", "epsilon-charge", "share") if lines else ""
-    budgets = [_line(row, BUDGETS, facts["of"]) for row in facts["budgets"]]
+    budgets = [_line(row, BUDGETS, facts) for row in facts["budgets"]]
     if budgets:
         content += "<h3>What is left</h3>" + matrix("Lifetime budgets", facts["runs"], budgets)
     return section("prices", "What it cost, and what is left", content)
@@ -209,7 +258,7 @@ def lost(report: Facts) -> str:
     facts = report.get("comparison")
     if not facts:
         return ""
-    lines = [_line(row, LOSSES, facts["of"]) for row in facts["losses"]]
+    lines = [_line(row, LOSSES, facts) for row in facts["losses"]]
     content = matrix("Lost with sites", facts["runs"], lines) if lines else ""
     found = facts["sites"]
     if found["apart"]:
@@ -289,11 +338,11 @@ def compared(report: Facts) -> str:
     return section("compared", "What was compared", table("Run folders", head, rows) + note(words))
 
 
-def _line(row: Facts, fields: Mapping[str, Field], of: str) -> Line:
+def _line(row: Facts, fields: Mapping[str, Field], facts: Facts) -> Line:
     key = row["key"]
     if key in ("auroc", "auprc"):
         of_point = f", {row['label']}" if row.get("label") else ""
-        return line(How(name=_metric(key) + of_point, method=_MEASURES[of]), row, draw=_estimate)
+        return line(How(name=_metric(key) + of_point, method=_how(facts)), row, draw=_estimate)
     words, how, form = fields.get(key, (None, "recorded", "figures4"))
     name = How(name=words or str(key).replace("_", " "), method=how)
     return line(name, row, form)

@@ -13,9 +13,9 @@ METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "calibration_gap": "Calibration gap",
-    "flagged_rate": "Flagged",
-    "true_positive_rate": "True positives",
-    "false_positive_rate": "False positives",
+    "flagged_rate": "Share flagged",
+    "true_positive_rate": "True positive rate",
+    "false_positive_rate": "False positive rate",
 }
 REASONS = {
     "exact": {
@@ -67,10 +67,10 @@ def subgroups(report: Facts) -> str:
             units, threshold, capacity,
         )  # fmt: skip
     words = fill(
-        "{}; true and false positives are the shares of a group's positives and negatives that are "
-        "flagged. The calibration gap is the mean score less the share of positives. {}Each "
-        "interval stands alone: among twenty, one is expected to miss. The dashed line is all "
-        "groups together.",
+        "{}; the true positive rate is the share of a group's positives that are flagged, the "
+        "false positive rate that of its negatives. The calibration gap is the mean score less the "
+        "share of positives. {}Each interval stands alone: among twenty, one is expected to miss. "
+        "The dashed line is all groups together.",
         source,
         Markup(_AUPRC if first["source"] == "exact" else ""),
     )
@@ -119,7 +119,11 @@ def _column(entry: Facts) -> str:
         table(f"95 % intervals by {entry['column']}", _linked(head, how), bounds),
     )
     if entry["source"] == "charged":
-        words = "Noise in a group's number of units: standard deviation {}."
+        words = (
+            "Units and positives are estimates too. The noise in a group's units has a standard "
+            "deviation of {}, that in its positives one of 0.71 times as much. A count below three "
+            "of its standard deviations does not stand out of the noise."
+        )
         chart += note(fill(words, Shown(value=entry["noise_std"], form="whole")), how)
     return f"<h3>{fill('By {}', entry['column'])}</h3>{chart}{whole}{intervals}"
 
@@ -150,7 +154,12 @@ def _linked(head: tuple[str, ...], how: str) -> list[str | How]:
 
 
 def _cell(metric: str, value: float | None) -> Shown:
-    return Shown(value=value, form="signed3" if metric == "calibration_gap" else "number")
+    return Shown(value=value, form=form_of(metric))
+
+
+def form_of(metric: str) -> str:
+    """Return the form in which a metric of a group is printed."""
+    return "signed3" if metric == "calibration_gap" else "rate3"
 
 
 def _largest(groups: list[Facts]) -> list[Facts]:
@@ -222,8 +231,7 @@ def _panel(
             body.append(svg.text(start + 4, y + 4, DASH, "tick-text"))
             continue
         body.append(svg.line(x(fact["low"]), y, x(fact["high"]), y, "whisker c0"))
-        form = "signed3" if metric == "calibration_gap" else "number"
-        value, low, high = (printed(fact[name], form) for name in _ENDS)
+        value, low, high = (printed(fact[name], form_of(metric)) for name in _ENDS)
         title = f"{group['value']}, {METRICS[metric]}: {value} ({low} to {high})"
         body.append(svg.marker(0, x(fact["value"]), y, "mark c0", title))
     return "".join(body)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dp_risk.audit.findings import FALSIFIED, NOT_FALSIFIED
 from dp_risk.report.page.html import (
     How,
@@ -33,7 +31,7 @@ def summary(report: Facts) -> str:
     return Markup(
         f"<header>{subject}<h1>{show(report['title'])}</h1></header>{_warning(report)}"
         f'<section id="summary" aria-label="Summary">{_headline(report)}'
-        f"{_claim(report['claim'])}"
+        f"{_claim(report)}"
         f"{_answers(report)}</section>"
     )
 
@@ -47,10 +45,12 @@ def _answers(report: Facts) -> str:
     )
 
 
-def _claim(sentences: Sequence[str]) -> str:
+def _claim(report: Facts) -> str:
     """Show the first sentence large, and what belongs to it below."""
+    sentences = report["claim"]
+    before = "<strong>Claimed, and falsified:</strong> " if _is_falsified(report) else ""
     rest = f'<p class="more">{prose(sentences[1:])}</p>' if sentences[1:] else ""
-    return f'<p class="claim">{prose(sentences[:1])}</p>{rest}'
+    return f'<p class="claim">{before}{prose(sentences[:1])}</p>{rest}'
 
 
 def _headline(report: Facts) -> str:
@@ -79,7 +79,7 @@ def _headline(report: Facts) -> str:
 def _warning(report: Facts) -> str:
     if report["kind"] == "comparison":
         return comparison.warning(report)
-    if report["kind"] == "run" and report["summary"]["verdict"] == FALSIFIED:
+    if _is_falsified(report):
         return _falsified(report["audit"])
     if not report["not_private"]:
         return ""
@@ -88,6 +88,10 @@ def _warning(report: Facts) -> str:
         f'<aside class="warning" aria-label="Warning"><strong>{what} not private</strong>'
         f"{bullets(report['not_private'])}</aside>"
     )
+
+
+def _is_falsified(report: Facts) -> bool:
+    return bool(report["kind"] == "run" and report["summary"]["verdict"] == FALSIFIED)
 
 
 def _falsified(audit: Facts) -> str:
@@ -169,11 +173,13 @@ def _budget(report: Facts) -> str:
             return ""
         body = "".join(f"<p>{show(line)}</p>" for line in words)
         return _card("budget", "What is left?", "No real budget was touched", body)
-    parts = [fill("At the site with least left, {}.", facts["site"])]
+    closed = report["review"]["finished"]
+    when = fill(", when the run was closed, {}", closed) if closed else Markup()
+    parts = [fill("At the site with least left, {}{}.", facts["site"], when)]
     if facts["run"] is not None:
         parts.append(fill("This run took {}.", shares(facts["run"])))
         of = Shown(value=facts["of"], form="general") if facts["of"] is not None else "all"
-        words = "As an epsilon {} of {}: there a constant is taken off once, whatever was spent."
+        words = "As an epsilon {} of {}: the filter adds a constant once, whatever was spent."
         parts.append(fill(words, down(facts["left"]), of))
     link = name(How(name="How a lifetime is counted", method="lifetime"))
     lines = "".join(f"<p>{line}</p>" for line in parts)

@@ -18,7 +18,7 @@ METRIC_WORDS = {
     "brier": "Brier score (lower is better)",
     "ece": "Calibration error, ECE (lower is better)",
     "threshold": "Score threshold",
-    "base_rate": "Positives among all units",
+    "base_rate": "Positives among held-out units",
 }
 _COLUMNS = ("Value", "Low", "High")
 

@@ -47,7 +47,7 @@ def cautions(
         *_claims(kind, letters, reports),
         *_scope(kind, letters, reports),
         *_data(letters, reports),
-        *(_utility(letters, reports) if kind == "run" else []),
+        *(_utility(letters, reports) + _subgroups(letters, reports) if kind == "run" else []),
         *_intervals(kind, letters, measured),
         *_ledgers(letters, reports),
     ]
@@ -122,6 +122,26 @@ def _utility(letters: str, reports: Sequence[Facts]) -> list[tuple[str, str]]:
     if missing and groups:
         out.append(("utility", f"{_all(missing)} {_have(missing)} no utility to compare."))
     return out
+
+
+def _subgroups(letters: str, reports: Sequence[Facts]) -> list[tuple[str, str]]:
+    """Say where runs spent unlike parts of the evaluation's budget on subgroups."""
+    columns = [
+        ", ".join(
+            str(entry.get("column"))
+            for entry in mappings(report["subgroups"])
+            if entry.get("source") == "charged"
+        )
+        or "none"
+        for report in reports
+    ]
+    if len(set(columns)) == 1:
+        return []
+    words = (
+        f"Subgroups by which utility was charged differ: {_values(letters, columns)}. They are "
+        "paid out of the evaluation's budget, so that the intervals of the other estimates widen."
+    )
+    return [("subgroups", words)]
 
 
 def _intervals(kind: str, letters: str, measured: Sequence[Facts]) -> list[tuple[str, str]]:

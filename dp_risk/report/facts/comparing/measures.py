@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_risk.report.facts.comparing.rows import Row, row, way
-from dp_risk.report.facts.loose import mapping, mappings, number
+from dp_risk.report.facts.loose import leaf, mapping, mappings, number
 
 Facts = Mapping[str, Any]
 _POINTS = ("auroc", "auprc")
 _ENDS = ("value", "low", "high")
+_BY_GROUP = ("auroc", "flagged_rate", "true_positive_rate", "false_positive_rate")
+NOT_EVALUATED = "not evaluated"
 _GUESSES = re.compile(r", [\d,]+ guesses$")
 
 
@@ -48,6 +50,55 @@ def _metrics(report: Facts) -> list[tuple[str, str | None, Facts]]:
         (str(key), None, value if isinstance(value, Mapping) else {"value": value})
         for key, value in mapping(report["utility"]).items()
     ]
+
+
+def by_group(reports: Sequence[Facts]) -> list[dict[str, Any]]:
+    """Return ``[{column, sources, rows}]``: a row a group and metric, as those of `measures`.
+
+    Parameters
+    ----------
+    reports : sequence of mapping
+        One a run, the reference first. `sources` says of each whether its figures are exact or
+        charged; None where it was not evaluated by that column, and its cells say so.
+    """
+    found = [{str(e.get("column")): e for e in mappings(r["subgroups"])} for r in reports]
+    out = []
+    for column in dict.fromkeys(column for one in found for column in one):
+        groups = [_groups(one[column]) if column in one else None for one in found]
+        labels = dict.fromkeys(label for one in groups for label in one or {})
+        rows = [
+            _grouped(
+                label,
+                metric,
+                [None if g is None else mapping(g.get(label, {}).get(metric)) for g in groups],
+            )
+            for label in labels
+            for metric in _BY_GROUP
+        ]
+        sources = [leaf(mapping(one.get(column)).get("source")) for one in found]
+        out.append({"column": column, "sources": sources, "rows": rows})
+    return out
+
+
+def _groups(entry: Facts) -> dict[str, Facts]:
+    named = {str(group.get("value")): group for group in mappings(entry.get("groups"))}
+    found = {"all": mapping(entry.get("overall")), **named}
+    return {label: mapping(group.get("metrics")) for label, group in found.items()}
+
+
+def _grouped(label: str, metric: str, estimates: Sequence[Facts | None]) -> dict[str, Any]:
+    """Return the row of a group's metric; None stands for a run without the column."""
+    found = _row(label, [e or {} for e in estimates])
+    for cell, e in zip(found["cells"], estimates, strict=True):
+        if e is None:
+            cell["value"] = NOT_EVALUATED
+        if (e is None) != (estimates[0] is None):
+            cell["way"] = "absent"
+    return {
+        "key": metric,
+        **found,
+        "same": all(cell["way"] in ("reference", "same") for cell in found["cells"]),
+    }
 
 
 def _points(report: Facts) -> list[tuple[str, str | None, Facts]]:
