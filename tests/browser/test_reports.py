@@ -93,7 +93,7 @@ def test_it_fits_the_screen(report: Tab) -> None:
     _unfold(report)
     for width in (checks.WIDE, 768, checks.PHONE, 320):
         report.emulate(width)
-        assert checks.ask(report, "fits") == [], width
+        assert checks.ask(report, "fits") + checks.ask(report, "cells") == [], width
 
 
 def test_axe_finds_nothing(report: Tab, axe_core: str) -> None:
@@ -121,7 +121,7 @@ def test_a_keyboard_reaches_everything_on_a_narrow_screen(report: Tab) -> None:
 def test_it_prints_whole(report: Tab) -> None:
     assert 1 <= checks.pages(report.pdf()) <= 40
     report.emulate(checks.PAPER, media="print", prefers_color_scheme="dark")
-    assert checks.ask(report, "whole") + checks.plots(report) == []
+    assert checks.ask(report, "whole") + checks.ask(report, "cells") + checks.plots(report) == []
     assert (
         report.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     )
