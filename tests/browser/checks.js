@@ -203,6 +203,17 @@
       ];
     },
 
+    // What is beside the point is never larger than what it stands in.
+    muted: () => {
+      const soft = String(channels(getComputedStyle(document.documentElement).getPropertyValue("--soft")));
+      const size = (element) => parseFloat(getComputedStyle(element).fontSize);
+      return [...document.body.querySelectorAll(":not(h1, h2, h3, svg *)")]
+        .filter((element) => seen(element) && element.textContent.trim())
+        .filter((e) => e.matches("small, i") || String(channels(getComputedStyle(e).color)) === soft)
+        .filter((element) => size(element) > size(element.parentElement) + 0.01)
+        .map((element) => `${short(element)} is larger than what it stands in`);
+    },
+
     // Colours that carry a meaning must not all become one.
     swatches: () =>
       [...document.querySelectorAll(".swatch")].filter(seen).flatMap((swatch) => {

@@ -38,7 +38,7 @@ def test_a_good_page_has_no_complaint(show: Show, axe_core: str) -> None:
     assert checks.keyboard(tab) == []
     tab = show(plot('<text x="50" y="80">one</text><text x="50" y="60">two</text>'))
     assert checks.plots(tab) == []
-    for name in ("links", "fits", "cells", "whole", "swatches"):
+    for name in ("links", "fits", "cells", "whole", "muted", "swatches"):
         assert checks.ask(tab, name) == []
     assert checks.pages(tab.pdf()) == 1
 
@@ -91,6 +91,8 @@ def test_a_bad_plot_is_found(show: Show, html: str, words: str) -> None:
         ("whole", page("<details><summary>s</summary><p>x</p></details>"), "stays folded"),
         ("whole", page('<p style="width:2000px">x</p>'), "cut at the right"),
         ("whole", page(f'<pre style="overflow:auto">{"x" * 999}</pre>'), "px wide of"),
+        ("muted", page('<p>a <i style="font-size:1.1em">b</i></p>'), "larger than"),
+        ("muted", page('<p style="color:#444;font-size:2em">b</p>', ":root{--soft:#444}"), "larger"),
         ("swatches", page('<p>a <i class="swatch"></i></p>', ".swatch{background:#fff}"), "swatch"),
     ],
 )
