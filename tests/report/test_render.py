@@ -25,8 +25,8 @@ def test_a_run_report_has_every_section(
     report = build("run", run, None, shapes, "data:\n  name: spambase\n", rounds)
     page = Page(render(report))
     assert page.sections == [
-        *("summary", "claim", "charges", "sites", "limits", "utility", "shapes", "training"),
-        *("review", "configuration", "methods", "glossary"),
+        *("summary", "claim", "charges", "sites", "limits", "utility", "review", "shapes"),
+        *("training", "configuration", "methods", "glossary"),
     ]
     assert "at most a factor e^1.00 (2.72), plus at most 1e-05" in page.words
     assert "one record at one site" in page.words

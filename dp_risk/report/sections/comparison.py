@@ -52,7 +52,7 @@ def answers(report: Facts) -> Markup:
     key = fill(
         "↑ more, ↓ less, {} other than the reference; ≈ intervals overlap, so nobody can tell. "
         "What is grey is the same. Figures within 0.01 % of each other count as the same.",
-        Markup('<span class="sign">≠</span>'),
+        Markup('<span class="symbol">≠</span>'),
     )
     return Markup(matrix("At a glance", facts["runs"], lines) + note(key))
 
