@@ -92,7 +92,11 @@ def test_a_bad_plot_is_found(show: Show, html: str, words: str) -> None:
         ("whole", page('<p style="width:2000px">x</p>'), "cut at the right"),
         ("whole", page(f'<pre style="overflow:auto">{"x" * 999}</pre>'), "px wide of"),
         ("muted", page('<p>a <i style="font-size:1.1em">b</i></p>'), "larger than"),
-        ("muted", page('<p style="color:#444;font-size:2em">b</p>', ":root{--soft:#444}"), "larger"),
+        (
+            "muted",
+            page('<p style="color:#444;font-size:2em">b</p>', ":root{--soft:#444}"),
+            "larger",
+        ),
         ("swatches", page('<p>a <i class="swatch"></i></p>', ".swatch{background:#fff}"), "swatch"),
     ],
 )
