@@ -17,6 +17,10 @@
     return { left: box.left, right: box.right, top: box.top + slack, bottom: box.bottom - slack };
   };
 
+  const over = (a, b) =>
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+
   const channels = (colour) => {
     const canvas = document.createElement("canvas").getContext("2d");
     canvas.fillStyle = colour;
@@ -79,16 +83,37 @@
         const texts = [...plot.querySelectorAll("text")].filter(seen);
         const boxes = texts.map(ink);
         return texts.flatMap((text, i) =>
-          texts.slice(i + 1).flatMap((other, k) => {
-            const [a, b] = [boxes[i], boxes[i + 1 + k]];
-            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-            return wide > 1 && high > 1
-              ? [`${named(plot)}: ${short(text)} lies over ${short(other)}`]
-              : [];
-          }),
+          texts
+            .slice(i + 1)
+            .filter((_, k) => over(boxes[i], boxes[i + 1 + k]))
+            .map((other) => `${named(plot)}: ${short(text)} lies over ${short(other)}`),
         );
       }),
+
+    // No cell, nor its words, over another of its row or the next.
+    cells: () => {
+      const whole = (cell) => {
+        const words = document.createRange();
+        words.selectNodeContents(cell);
+        const boxes = [cell.getBoundingClientRect(), words.getBoundingClientRect()];
+        return {
+          left: Math.min(...boxes.map((box) => box.left)),
+          right: Math.max(...boxes.map((box) => box.right)),
+          top: Math.min(...boxes.map((box) => box.top)),
+          bottom: Math.max(...boxes.map((box) => box.bottom)),
+        };
+      };
+      const rows = [...document.querySelectorAll("tr")].map((row) =>
+        [...row.cells].filter((cell) => seen(cell) && cell.textContent.trim()),
+      );
+      return rows.flatMap((row, n) =>
+        row.flatMap((cell, i) =>
+          [...row.slice(i + 1), ...(rows[n + 1] ?? [])]
+            .filter((other) => over(whole(cell), whole(other)))
+            .map((other) => `${short(cell)} lies over ${short(other)}`),
+        ),
+      );
+    },
 
     // Axe does not read the colours and sizes of text in a picture.
     legible: () =>
@@ -176,6 +201,17 @@
           .filter((e) => e.scrollWidth > e.clientWidth + 1)
           .map((e) => `${short(e)} is ${e.scrollWidth} px wide of ${e.clientWidth}`),
       ];
+    },
+
+    // What is beside the point is never larger than what it stands in.
+    muted: () => {
+      const soft = String(channels(getComputedStyle(document.documentElement).getPropertyValue("--soft")));
+      const size = (element) => parseFloat(getComputedStyle(element).fontSize);
+      return [...document.body.querySelectorAll(":not(h1, h2, h3, svg *)")]
+        .filter((element) => seen(element) && element.textContent.trim())
+        .filter((e) => e.matches("small, i") || String(channels(getComputedStyle(e).color)) === soft)
+        .filter((element) => size(element) > size(element.parentElement) + 0.01)
+        .map((element) => `${short(element)} is larger than what it stands in`);
     },
 
     // Colours that carry a meaning must not all become one.

@@ -27,17 +27,18 @@ def plot(inner: str, after: str = "<table><tbody><tr><td>1</td></tr></tbody></ta
     )
 
 
+TABLE = "<table><tbody><tr><td>first<td>second<tr><td>third<td>fourth</tbody></table>"
 GOOD = plot('<text x="50" y="80">one</text>') + '<a href="#top">up</a><p id="top">text</p>'
 
 
 def test_a_good_page_has_no_complaint(show: Show, axe_core: str) -> None:
-    tab = show(page('<p id="top">text</p><p><a href="#top">up</a></p>'))
+    tab = show(page(f'<p id="top">text</p><p><a href="#top">up</a></p>{TABLE}'))
     assert checks.quiet(tab) == []
     assert checks.axe(tab, axe_core) == []
     assert checks.keyboard(tab) == []
     tab = show(plot('<text x="50" y="80">one</text><text x="50" y="60">two</text>'))
     assert checks.plots(tab) == []
-    for name in ("links", "fits", "whole", "swatches"):
+    for name in ("links", "fits", "cells", "whole", "muted", "swatches"):
         assert checks.ask(tab, name) == []
     assert checks.pages(tab.pdf()) == 1
 
@@ -84,9 +85,18 @@ def test_a_bad_plot_is_found(show: Show, html: str, words: str) -> None:
         ("links", page('<p style="background:url(#a)">x</p>'), "loads something"),
         ("fits", page('<p style="width:2000px">x</p>'), "too wide"),
         ("fits", page(f'<p style="overflow:hidden;white-space:nowrap">{"x " * 999}</p>'), "hides"),
+        ("cells", page(TABLE, "td { display: block } td + td { margin-top: -9px }"), "lies over"),
+        ("cells", page(TABLE, "table { width: 9px } td { max-width: 3px }"), "lies over"),
+        ("cells", page(TABLE, "tr { display: grid } tr + tr { margin-top: -9px }"), "lies over"),
         ("whole", page("<details><summary>s</summary><p>x</p></details>"), "stays folded"),
         ("whole", page('<p style="width:2000px">x</p>'), "cut at the right"),
         ("whole", page(f'<pre style="overflow:auto">{"x" * 999}</pre>'), "px wide of"),
+        ("muted", page('<p>a <i style="font-size:1.1em">b</i></p>'), "larger than"),
+        (
+            "muted",
+            page('<p style="color:#444;font-size:2em">b</p>', ":root{--soft:#444}"),
+            "larger",
+        ),
         ("swatches", page('<p>a <i class="swatch"></i></p>', ".swatch{background:#fff}"), "swatch"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ def test_a_run_report_has_every_section(
     report = build("run", run, None, shapes, "data:\n  name: spambase\n", rounds)
     page = Page(render(report))
     assert page.sections == [
-        *("summary", "claim", "charges", "sites", "limits", "utility", "shapes", "training"),
-        *("review", "configuration", "methods", "glossary"),
+        *("summary", "claim", "charges", "sites", "limits", "utility", "review", "shapes"),
+        *("training", "configuration", "methods", "glossary"),
     ]
     assert "at most a factor e^1.00 (2.72), plus at most 1e-05" in page.words
     assert "one record at one site" in page.words
@@ -214,6 +215,17 @@ def test_many_sites_and_models(run: Facts) -> None:
     assert "Drawn: the 40 sites with least left." in page.words
     assert "Trust: local." in page.words
     assert "Trust: distributed." in page.words
+
+
+def test_a_sheet_names_its_run_and_no_name_ends_the_style(run: Facts) -> None:
+    name = 'a"b\\ </style>\né'
+    report = build("run", run | {"run": "b1cc"}, None, [], "", [])
+    report["subject"] = name
+    html = render(report)
+    written = r"a\22 b\5c  \3c \2f style\3e \a \e9 , b1cc"
+    assert f'content: "Privacy report of a run: {written}"; }}' in html
+    assert html.count("</style>") == 1
+    assert f"<title>Privacy report of a run: {escape(name)}, b1cc</title>" in html
 
 
 def test_sections_can_be_chosen(run: Facts) -> None:

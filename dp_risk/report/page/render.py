@@ -50,17 +50,26 @@ def render(report: Mapping[str, Any], *, sections: Sequence[str] | None = None) 
     bound = bind(upgrade(report))
     parts = {name: part for name in names if (part := SECTIONS[name](bound))}
     body = "\n".join(part for name, part in parts.items() if name != "summary")
-    subject = f": {report['subject']}" if report.get("subject") else ""
+    about = [str(one) for one in (report.get("subject"), report["settings"].get("run")) if one]
+    title = f"{report['title']}: {', '.join(about)}" if about else report["title"]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f'<meta name="generator" content="{esc(drawing())}">\n'
-        f"<title>{esc(report['title'])}{esc(subject)}</title>\n<style>\n{style}</style></head>\n"
+        f"<title>{esc(title)}</title>\n"
+        f"<style>\n{style}@page {{ @bottom-left {{ content: {_quoted(title)}; }} }}\n"
+        "</style></head>\n"
         f"<body><main>\n{parts.get('summary', '')}\n{_contents(parts)}\n{body}\n</main></body>"
         "</html>\n"
     )
+
+
+def _quoted(words: str) -> str:
+    """Return words as a string of CSS, all but the plainest characters by their number."""
+    plain = re.sub("[^A-Za-z0-9 .,:-]", lambda found: f"\\{ord(found[0]):x} ", words)
+    return f'"{plain}"'
 
 
 @cache

@@ -63,10 +63,10 @@ def bounds(rows: Sequence[Facts], claimed: float | None, *, width: float, cls: s
         if ceiling is not None:
             words += f", ceiling {printed(ceiling, 'ceiling')}"
         words = svg.shorten(str(row["label"]), right - left - svg.width(words)) + words
-        labels.append(svg.text(left + 4, at + 17, words, "label halo"))
+        labels.append(svg.text(left + 4, at + 14, words, "label halo"))
     if claimed is not None:
         # A piece for each bar, so that the line does not run through the words between them.
-        body.append(svg.line(x(claimed), top - 9, x(claimed), top + 2, "claimed"))
+        body.append(svg.line(x(claimed), top - 10, x(claimed), top - 1, "claimed"))
         for at in (top + i * step for i in range(len(rows))):
             body.append(svg.line(x(claimed), at + 22, x(claimed), at + 40, "claimed"))
         near_end = x(claimed) > (left + right) / 2

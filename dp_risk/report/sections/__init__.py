@@ -21,22 +21,24 @@ from dp_risk.report.sections.utility import utility
 SECTIONS: dict[str, Section] = {
     "summary": summary,
     **COMPARISON_SECTIONS,
-    "frontier": frontier,
+    # What is signed.
     "claim": claim,
     "charges": charges,
     "sites": sites,
     "losses": losses,
     "search": search,
-    # What an audit found, then what all rests on, then the evidence in detail.
-    "evidence": AUDIT_SECTIONS["evidence"],
     "limits": limits,
-    **AUDIT_SECTIONS,
-    "membership": membership,
+    "evidence": AUDIT_SECTIONS["evidence"],
+    "frontier": frontier,
     "utility": utility,
     "subgroups": subgroups,
+    "review": review,
+    # The evidence in detail.
+    **AUDIT_SECTIONS,
+    "membership": membership,
+    # What ran, and what the words mean.
     "shapes": shapes,
     "training": training,
-    "review": review,
     "configuration": configuration,
     "methods": methods,
     "glossary": glossary,

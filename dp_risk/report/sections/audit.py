@@ -140,8 +140,8 @@ def bounds(report: Facts) -> str:
     words = (
         "A bar is the epsilon that the audit can prove the trainer to have at least, at its "
         "confidence; a bar past the claim is red. The thin line ends at the ceiling: what a "
-        "perfect attack with as many observations would show. Where the ceiling is below the "
-        "claim, the method could not have falsified it."
+        "perfect attack with as many observations would show. An arrow: its ceiling is further "
+        "right. Where the ceiling is below the claim, the method could not have falsified it."
     )
     return section(
         "bounds",

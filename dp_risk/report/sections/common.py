@@ -30,7 +30,8 @@ def note(content: str, *methods: str) -> Markup:
     links = "".join(
         f' <a class="how" href="#how-{method}">How: {esc(name(method))}.</a>' for method in methods
     )
-    return Markup(f'<p class="note">{content}{links}</p>')
+    cls = "note" if content else "note links"
+    return Markup(f'<p class="{cls}">{content}{links}</p>')
 
 
 def name(method: str) -> str:

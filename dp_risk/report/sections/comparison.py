@@ -53,11 +53,12 @@ def answers(report: Facts) -> Markup:
     """Return what the first page of a comparison says: cautions, and the rows that decide."""
     facts = report["comparison"]
     lines = [_line(row, GLANCE, facts) for row in facts["glance"]]
-    key = (
-        "↑ more, ↓ less, ≠ other than the reference; ≈ intervals overlap, so nobody can tell. "
-        "What is grey is the same. Figures within 0.01 % of each other count as the same."
+    key = fill(
+        "↑ more, ↓ less, {} other than the reference; ≈ intervals overlap, so nobody can tell. "
+        "What is grey is the same. Figures within 0.01 % of each other count as the same.",
+        Markup('<span class="symbol">≠</span>'),
     )
-    return Markup(matrix("At a glance", facts["runs"], lines) + note(esc(key)))
+    return Markup(matrix("At a glance", facts["runs"], lines) + note(key))
 
 
 def at_a_glance(report: Facts) -> list[tuple[str, list[str], bool]]:

@@ -182,20 +182,22 @@ def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> st
     cls : str
         Class of the SVG element.
     """
-    across, room = (1, 95.0) if width < 600 else (3, 150.0)
-    room = min(max(svg.width(g["value"]) for g in groups), room)
-    left = room + 22
-    span, tall = (width - left) / across, 58 + _STEP * len(groups)
+    above = width < 600  # the labels have lines of their own
+    across, step = (1, 2 * _STEP) if above else (3, _STEP)
+    room = min(max(svg.width(g["value"]) for g in groups), width - 32 if above else 150.0)
+    left = 8.0 if above else room + 22
+    span, tall = (width - left) / across, 58 + step * len(groups)
     body = []
     metrics = _metrics(entry)
     for number, metric in enumerate(metrics):
         row, place = divmod(number, across)
         top, start = row * tall + 26, left + place * span
-        body.append(_panel(entry, groups, metric, start, start + span - 16, top))
+        body.append(_panel(entry, groups, metric, start, start + span - 16, top, step))
+        x, anchor = (left + 4, "start") if above else (left - 8, "end")
         if place == 0:
             body += [
-                svg.text(left - 8, top + _STEP * (i + 0.5) + 4,
-                         svg.shorten(group["value"], room), "label", "end")
+                svg.text(x, top + step * (i + 1) - _STEP * (1.5 if above else 0.5) + 4,
+                         svg.shorten(group["value"], room), "label halo", anchor)
                 for i, group in enumerate(groups)
             ]  # fmt: skip
     title = f"Utility by {entry['column']}: {len(metrics)} metrics of {len(groups)} groups"
@@ -204,20 +206,28 @@ def chart_of(entry: Facts, groups: list[Facts], *, width: float, cls: str) -> st
 
 
 def _panel(
-    entry: Facts, groups: list[Facts], metric: str, start: float, end: float, top: float
+    entry: Facts,
+    groups: list[Facts],
+    metric: str,
+    start: float,
+    end: float,
+    top: float,
+    step: float,
 ) -> str:
     overall = entry["overall"]["metrics"][metric]
     facts = [group["metrics"][metric] for group in groups]
     known = [f[name] for f in (*facts, overall) for name in _ENDS if f[name] is not None]
-    bottom = top + _STEP * len(groups)
+    bottom = top + step * len(groups)
     body = [svg.text(start, top - 10, METRICS[metric], "axis-title")]
     if not known:
-        return body[0] + svg.text(start, top + _STEP / 2 + 4, "unknown in all groups", "tick-text")
+        return body[0] + svg.text(
+            start, top + step - _STEP / 2 + 4, "unknown in all groups", "tick-text"
+        )
     pad = 0.04 * max(max(known) - min(known), 1e-3)
     x = svg.Scale(low=min(known) - pad, high=max(known) + pad, start=start, end=end)
     marks = svg.ticks(x.low, x.high, 4)
-    step = marks[1] - marks[0] if len(marks) > 1 else 0.01
-    labels = [svg.tick_label(mark, step) for mark in marks]
+    apart = marks[1] - marks[0] if len(marks) > 1 else 0.01
+    labels = [svg.tick_label(mark, apart) for mark in marks]
     for i in svg.thin([x(mark) for mark in marks], max(map(svg.width, labels)) + 6):
         body.append(svg.line(x(marks[i]), top, x(marks[i]), bottom, "grid"))
         body.append(svg.text(x(marks[i]), bottom + 16, labels[i], "tick-text", "middle"))
@@ -226,7 +236,7 @@ def _panel(
         at = x(overall["value"])
         body.append(svg.line(at, top, at, bottom, "reference c6 d1"))
     for i, (group, fact) in enumerate(zip(groups, facts, strict=True)):
-        y = top + _STEP * (i + 0.5)
+        y = top + step * (i + 1) - _STEP / 2
         if fact["value"] is None:
             body.append(svg.text(start + 4, y + 4, DASH, "tick-text"))
             continue

@@ -97,8 +97,7 @@ def _is_falsified(report: Facts) -> bool:
 def _falsified(audit: Facts) -> str:
     """Say before the claim that it does not stand, in words that need no name of a check."""
     items = "".join(
-        f"<li>{esc(CHECK_WORDS.get(name, 'No description.'))} "
-        f'<span class="expected">{show(name)}</span></li>'
+        f"<li>{esc(CHECK_WORDS.get(name, 'No description.'))} <small>{show(name)}</small></li>"
         for name in audit["failed"]
     )
     return (
