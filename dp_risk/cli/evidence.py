@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from dp_risk.cli.folders import parse
 from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.entries import GARBLED, verify_head
-from dp_risk.privacy.events import decode
+from dp_risk.privacy.events import Event, decode
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.run_statement import Evidence
 from dp_risk.privacy.run_statement import check as check_statement
@@ -26,6 +26,8 @@ _PLANNED = (
 )
 # Another version of the accountant may round its grid otherwise.
 _RELATIVE = 1e-6
+# Beyond these an epsilon is in the thousands, and may take for ever to compute.
+_LEAST_NOISE, _DEAREST = 0.1, 1e4
 
 
 class Notes(Protocol):
@@ -216,12 +218,33 @@ def _disagrees(
         ([account.dataset, account.unit, account.adjacency] != terms, "another account"),
         (not _same_charges(found.schedule, record["charges"]), "other charges"),
         (not _same_books(statement, site), "other budgets"),
-        (not _same_epsilon(found, record), "another epsilon"),
-        (site["epsilon_spent"] != record["epsilon_spent"], "another epsilon of this site"),
     ):
         if differs:
             return why
+    # Last, because it takes time.
+    _check_price(found.schedule)
+    if not _same_epsilon(found, record):
+        return "another epsilon"
+    if site["epsilon_spent"] != record["epsilon_spent"]:
+        return "another epsilon of this site"
     return None
+
+
+def _check_price(schedule: Sequence[Purpose]) -> None:
+    """Refuse what no plan has: one line of a plan is sampled, and others cost next to no time.
+
+    Raises
+    ------
+    VerificationError
+        If a schedule has more such lines, or one that is nearly without privacy.
+    """
+    events = [line.total for line in schedule]
+    sampled = [e for e in events if isinstance(e, Event) and e.sampling_rate < 1]
+    dear = any(
+        0 < e.noise_multiplier < _LEAST_NOISE or _DEAREST < rdp(e, 2) < math.inf for e in sampled
+    )
+    if dear or len(sampled) > 1:
+        raise VerificationError("its charges are none that a plan can have")
 
 
 def _same_charges(schedule: Sequence[Purpose], charges: Sequence[Mapping[str, Any]]) -> bool:
