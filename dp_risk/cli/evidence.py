@@ -14,7 +14,7 @@ from dp_risk.privacy.events import Event, decode
 from dp_risk.privacy.plan import Plan
 from dp_risk.privacy.run_statement import Evidence
 from dp_risk.privacy.run_statement import check as check_statement
-from dp_risk.privacy.schedule import Purpose, costs
+from dp_risk.privacy.schedule import PURPOSES, Purpose, costs
 from dp_risk.types import VerificationError
 from server.ledgers import FOLDER, KIND, SCHEMA_VERSION
 
@@ -26,8 +26,8 @@ _PLANNED = (
 )
 # Another version of the accountant may round its grid otherwise.
 _RELATIVE = 1e-6
-# Beyond these an epsilon is in the thousands, and may take for ever to compute.
-_LEAST_NOISE, _DEAREST = 0.1, 1e4
+# No plan comes near: beyond these an epsilon is in the hundreds, or takes minutes to compute.
+_LEAST_NOISE, _MOST_USES, _MOST_LOSS = 0.1, 10**6, 1e3
 
 
 class Notes(Protocol):
@@ -231,20 +231,33 @@ def _disagrees(
 
 
 def _check_price(schedule: Sequence[Purpose]) -> None:
-    """Refuse what no plan has: one line of a plan is sampled, and others cost next to no time.
+    """Refuse charges that no plan has, before they are priced.
+
+    A plan has one line a purpose, and one of them is sampled; without sampling any price is a
+    formula.
 
     Raises
     ------
     VerificationError
-        If a schedule has more such lines, or one that is nearly without privacy.
+        If there are more, or any takes too long to price.
     """
-    events = [line.total for line in schedule]
-    sampled = [e for e in events if isinstance(e, Event) and e.sampling_rate < 1]
-    dear = any(
-        0 < e.noise_multiplier < _LEAST_NOISE or _DEAREST < rdp(e, 2) < math.inf for e in sampled
-    )
-    if dear or len(sampled) > 1:
+    totals = [line.total for line in schedule]
+    events = [event for event in totals if isinstance(event, Event)]
+    sampled = sum(event.sampling_rate < 1 for event in events)
+    dear = sampled and any(map(_dear, events))
+    if dear or sampled > 1 or len(schedule) > len(PURPOSES):
         raise VerificationError("its charges are none that a plan can have")
+
+
+def _dear(event: Event) -> bool:
+    noise = event.noise_multiplier
+    if noise == 0:
+        return False
+    if noise < _LEAST_NOISE or event.count > _MOST_USES:
+        return True
+    # Two bounds of the mean privacy loss: it is convex in the sampling rate, and grows with orders.
+    loss = event.sampling_rate * event.count / (2 * noise**2)
+    return min(loss, rdp(event, 2)) > _MOST_LOSS
 
 
 def _same_charges(schedule: Sequence[Purpose], charges: Sequence[Mapping[str, Any]]) -> bool:

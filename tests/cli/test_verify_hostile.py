@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dp_risk.cli import artefacts, evidence, manifest
 from dp_risk.cli.verify import verify
+from dp_risk.federation import files
 from dp_risk.privacy import keys, run_statement
 from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.entries import CONTEXT
@@ -308,8 +311,9 @@ def charged(folder: Path, ledger: Path, event: Event, rounds: int, *, lines: int
         (0.05, 0.01, 10**6, 1),
         (0.01, 0.5, 1000, 1),
         (0.1, 0.5, 10**6, 1),
-        (1.0, 0.5, 10**9, 1),
+        (1e4, 0.5, 10**7, 1),
         (1.0, 0.5, 10, 2),
+        (1.0, 1.0, 10, 7),
     ],
 )
 def test_what_no_plan_charges_is_not_priced(
@@ -331,6 +335,14 @@ def test_what_no_plan_charges_is_not_priced(
     monkeypatch.setattr(evidence, "epsilon", slow)
     with pytest.raises(VerificationError, match="its charges are none that a plan can have"):
         verify(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "rounds"), [(0.3, 0.01, 1000), (1.0, 1e-3, 10**6), (0.01, 1.0, 10**7)]
+)
+def test_what_a_plan_may_charge_is_priced(noise: float, rate: float, rounds: int) -> None:
+    event = Event(noise_multiplier=noise, sampling_rate=rate)
+    evidence._check_price([Purpose(name="training", split="train", event=event, rounds=rounds)])
 
 
 def test_charges_that_differ_are_not_priced(
@@ -355,3 +367,55 @@ def test_a_check_that_cannot_end_is_one_line(
     said = run("verify", folder)
     assert (said.code, said.out) == (5, "")
     assert said.line.endswith(f"run.json: does not hold: not well formed ({error.__name__})")
+
+
+def test_what_a_killed_writer_left_is_called_unfinished(run: Run, folder: Path) -> None:
+    (folder / ".report.html.0123456789abcdef").write_text("half")
+    said = run("verify", folder)
+    assert said.code == 5
+    assert said.line.endswith(".report.html.0123456789abcdef: unfinished: run dp-risk report again")
+
+
+def test_a_report_waits_for_another(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other is writing is there until it is done."""
+    half, entered = folder / ".report.html.0123456789abcdef", threading.Event()
+    tidied, said = files.tidy, []
+
+    def tidy(place: Path) -> None:
+        entered.set()
+        tidied(place)
+
+    monkeypatch.setattr(files, "tidy", tidy)
+    with files.held(folder):
+        half.write_text("half")
+        other = threading.Thread(target=lambda: said.append(run("report", folder)))
+        other.start()
+        assert not entered.wait(1.0)
+        half.unlink()
+    other.join()
+    assert entered.is_set()
+    assert said[0].code == 0, said[0].err
+
+
+def test_a_report_of_no_folder_is_one_line(run: Run, tmp_path: Path) -> None:
+    said = run("report", tmp_path / "none")
+    assert (said.code, said.out) == (2, "")
+    assert said.line
+
+
+def test_a_full_disk_leaves_no_folder_of_a_comparison(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, out = shutil.copytree(folder, tmp_path / "other"), tmp_path / "both"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    manifest.signing_key()
+    monkeypatch.setattr(os, "fsync", full)
+    said = run("report", "--compare", folder, other, "--out", out)
+    assert said.code == 1
+    assert "No space left" in said.line
+    assert not out.exists()
