@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dp_risk.cli import artefacts, manifest
 from dp_risk.cli.display import console
-from dp_risk.cli.folders import read_json, run_folder
+from dp_risk.cli.folders import read_json, removed_if_empty, run_folder
 from dp_risk.federation.files import new_folder
 from dp_risk.privacy.keys import Key
 from dp_risk.report.facts.comparison import FEWEST, MOST, Compared, build_comparison
@@ -56,7 +56,7 @@ def compare(folders: Sequence[Path], out: Path | None, *, key: Key | None) -> No
     report = build_comparison(runs)
     folder = run_folder(None if out is None else str(out), "compare", None)
     # Whole or not at all: the folder of one that was killed is still empty.
-    with new_folder(folder) as made:
+    with removed_if_empty(folder), new_folder(folder) as made:
         artefacts.write_facts(made, report, html=True, key=key)
         manifest.sign(made, key)
     show(console(), report, folder)

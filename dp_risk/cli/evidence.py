@@ -9,7 +9,7 @@ from typing import Any
 
 from dp_risk.cli import planned
 from dp_risk.cli.folders import parse
-from dp_risk.cli.planned import RELATIVE, Notes, same_charges, same_epsilon
+from dp_risk.cli.planned import RELATIVE, Notes, check_price, same_charges, same_epsilon
 from dp_risk.privacy.accounting import epsilon, rdp
 from dp_risk.privacy.entries import verify_head
 from dp_risk.privacy.events import decode
@@ -173,11 +173,15 @@ def _disagrees(
         ([account.dataset, account.unit, account.adjacency] != terms, "another account"),
         (not same_charges(found.schedule, record["charges"]), "other charges"),
         (not _same_books(statement, site, found), "other budgets"),
-        (not _same_epsilon(found, record), "another epsilon"),
-        (site["epsilon_spent"] != record["epsilon_spent"], "another epsilon of this site"),
     ):
         if differs:
             return why
+    # Last, because it takes time.
+    check_price(found.schedule)
+    if not _same_epsilon(found, record):
+        return "another epsilon"
+    if site["epsilon_spent"] != record["epsilon_spent"]:
+        return "another epsilon of this site"
     return None
 
 

@@ -344,20 +344,20 @@ def _report(options: argparse.Namespace) -> None:
 
         compare(options.compare, options.out, key=key)
         return
-    if options.audit is not None:
+    with files.held(options.run):
+        # What a killed predecessor left.
         files.tidy(options.run)
-        facts = artefacts.attach(options.run, options.audit, key=key)
-        said = facts["summary"]
-        print(f"verdict: {said['verdict']}", *said["verdict_words"], sep="\n")
-        print(f"written: {options.run / artefacts.PAGE}")
-        _falsified(facts["audit"]["failed"])
-        return
-    # What a killed predecessor left.
-    files.tidy(options.run)
-    manifest.check_unchanged(options.run, but=(artefacts.PAGE,))
-    artefacts.check_files(options.run)
-    artefacts.write_page(options.run)
-    manifest.sign(options.run, key)
+        if options.audit is not None:
+            facts = artefacts.attach(options.run, options.audit, key=key)
+            said = facts["summary"]
+            print(f"verdict: {said['verdict']}", *said["verdict_words"], sep="\n")
+            print(f"written: {options.run / artefacts.PAGE}")
+            _falsified(facts["audit"]["failed"])
+            return
+        manifest.check_unchanged(options.run, but=(artefacts.PAGE,))
+        artefacts.check_files(options.run)
+        artefacts.write_page(options.run)
+        manifest.sign(options.run, key)
     print(f"written: {options.run / artefacts.PAGE}")
 
 

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from dp_risk.cli.folders import read_json
-from dp_risk.federation.files import write
+from dp_risk.federation.files import unfinished, write
 from dp_risk.privacy import keys as keyring
 from dp_risk.privacy.release import canonical
 from dp_risk.types import ConfigurationError, VerificationError
@@ -21,6 +22,10 @@ from dp_risk.types import ConfigurationError, VerificationError
 MANIFEST = "manifest.json"
 _VERSION = 2
 _CONTEXT = "dp-risk run"
+# Far above what a run leaves: checked before anything is read.
+_DEEPEST = 20
+_MOST_BYTES, _MOST_TEXT = 4 << 30, 256 << 20
+_WEIGHTS = ".safetensors"
 
 
 def signing_key() -> keyring.Key:
@@ -42,6 +47,16 @@ def sign(folder: Path, key: keyring.Key | None = None) -> None:
     write(folder / MANIFEST, _text({**body, "signature": signature}))
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say in one line what of a folder cannot be read: it would not be seen."""
+    try:
+        yield
+    except OSError as error:
+        raise VerificationError(f"{error.filename}: {error.strerror}") from None
+
+
+@_readable()
 def _files(folder: Path) -> set[str]:
     """Return the names of all files but the manifest, from the folder on.
 
@@ -49,16 +64,26 @@ def _files(folder: Path) -> set[str]:
     ------
     VerificationError
         If anything is no plain file or folder: a link leads out of what is signed, and a pipe or a
-        device never ends.
+        device never ends. If anything cannot be read, is larger than a run leaves, or lies deeper.
     """
-    found = set()
-    for path in folder.rglob("*"):
-        kind = path.lstat().st_mode
-        if stat.S_ISREG(kind):
-            found.add(str(path.relative_to(folder)))
-        elif not stat.S_ISDIR(kind):
-            raise VerificationError(f"{path}: neither a plain file nor a folder")
+    found, left = set(), _MOST_BYTES
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        if len(Path(place).relative_to(folder).parts) > _DEEPEST:
+            raise VerificationError(f"{folder}: folders in it nest deeper than {_DEEPEST}")
+        for path in (Path(place, name) for name in (*folders, *names)):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                left -= status.st_size
+                if left < 0 or (status.st_size > _MOST_TEXT and path.suffix != _WEIGHTS):
+                    raise VerificationError(f"{path}: larger than a file of a run folder can be")
+                found.add(str(path.relative_to(folder)))
+            elif not stat.S_ISDIR(status.st_mode):
+                raise VerificationError(f"{path}: neither a plain file nor a folder")
     return found - {MANIFEST}
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _digest(path: Path) -> str:
@@ -104,6 +129,7 @@ def trusted(keys: Path, public: str) -> bool:
     return public in found
 
 
+@_readable()
 def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
     """Compare a run folder with its signed manifest; return the manifest.
 
@@ -127,12 +153,20 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
     if not path.exists():
         raise ConfigurationError(f"{path}: missing, or not an artefact of dp-risk")
     # Before anything is read: a pipe in the place of a file would never end.
-    there = _files(folder)
+    there, whole = _files(folder), path.read_bytes()
     try:
         manifest = read_json(path, newest=_VERSION)
-        good = path.read_bytes() == _text(manifest).encode() and _signed(manifest)
+        good = whole == _text(manifest).encode() and _signed(manifest)
         files = dict(manifest["files"])
-    except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (
+        ConfigurationError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ):
         good = False
     if not good:
         raise VerificationError(f"{path}: changed since it was signed: the signature does not hold")
@@ -141,7 +175,12 @@ def check_unchanged(folder: Path, *, but: Sequence[str] = ()) -> dict[str, Any]:
         if name not in there:
             raise VerificationError(f"{folder / name}: missing")
         if name not in files:
-            raise VerificationError(f"{folder / name}: not in the manifest")
+            why = (
+                "unfinished: run dp-risk report again"
+                if unfinished(name)
+                else "not in the manifest"
+            )
+            raise VerificationError(f"{folder / name}: {why}")
         if _digest(folder / name) != files[name]:
             raise VerificationError(f"{folder / name}: changed since it was signed")
     return manifest

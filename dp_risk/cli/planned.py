@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dp_risk.cli.folders import parse
+from dp_risk.privacy.accounting import rdp
 from dp_risk.privacy.entries import GARBLED
+from dp_risk.privacy.events import Event
 from dp_risk.privacy.plan import Plan
-from dp_risk.privacy.schedule import Purpose
+from dp_risk.privacy.schedule import PURPOSES, Purpose
 from dp_risk.types import VerificationError
 
 # Settings that a plan and the record call the same.
@@ -21,6 +23,8 @@ _PLANNED = (
 )
 # Another version of the accountant may round its grid otherwise.
 RELATIVE = 1e-6
+# No plan comes near: beyond these an epsilon is in the hundreds, or takes minutes to compute.
+_LEAST_NOISE, _MOST_USES, _MOST_LOSS = 0.1, 10**6, 1e3
 # How a record says that a column was lost: what was planned for it stays charged.
 LOST = "the charge stands"
 
@@ -87,8 +91,10 @@ def check(folder: Path, record: Mapping[str, Any], notes: Notes, *, signed: bool
         raise VerificationError(f"{path}: other sites take part than run.json says")
     if not same_charges(plan.schedule, record["charges"]):
         raise VerificationError(f"{path}: other charges than run.json says")
-    if not signed and plan.private and not same_epsilon(plan.costs, record):
-        raise VerificationError(f"{path}: another epsilon than run.json says")
+    if not signed and plan.private:
+        check_price(plan.schedule)
+        if not same_epsilon(plan.costs, record):
+            raise VerificationError(f"{path}: another epsilon than run.json says")
     _subgroups(path, plan, record)
     who = "the sites signed" if signed else "run.json names, which no site signed"
     notes.holds(f"run.json has the settings, charges and sites of the plan that {who}")
@@ -121,3 +127,33 @@ def same_epsilon(costs: Mapping[str, float], record: Mapping[str, Any]) -> bool:
         and all(math.isclose(said[s], costs[s], rel_tol=RELATIVE) for s in said)
         and math.isclose(record["epsilon_spent"], max(costs.values()), rel_tol=RELATIVE)
     )
+
+
+def check_price(schedule: Sequence[Purpose]) -> None:
+    """Refuse charges that no plan has, before they are priced.
+
+    A plan has one line a purpose, and one of them is sampled; without sampling any price is a
+    formula.
+
+    Raises
+    ------
+    VerificationError
+        If there are more, or any takes too long to price.
+    """
+    totals = [line.total for line in schedule]
+    events = [event for event in totals if isinstance(event, Event)]
+    sampled = sum(event.sampling_rate < 1 for event in events)
+    dear = sampled and any(map(_dear, events))
+    if dear or sampled > 1 or len(schedule) > len(PURPOSES):
+        raise VerificationError("its charges are none that a plan can have")
+
+
+def _dear(event: Event) -> bool:
+    noise = event.noise_multiplier
+    if noise == 0:
+        return False
+    if noise < _LEAST_NOISE or event.count > _MOST_USES:
+        return True
+    # Two bounds of the mean privacy loss: it is convex in the sampling rate, and grows with orders.
+    loss = event.sampling_rate * event.count / (2 * noise**2)
+    return min(loss, rdp(event, 2)) > _MOST_LOSS

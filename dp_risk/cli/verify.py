@@ -192,6 +192,8 @@ def with_one_line(
         raise VerificationError(text if str(folder) in text else f"{path}: {text}") from None
     except (
         RecursionError,
+        MemoryError,
+        ArithmeticError,
         IndexError,
         OSError,
         SafetensorError,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,38 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder while it is changed, after whoever else does; the lock goes with the process.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no folder that can be read.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: {error.strerror}") from None
+    try:
+        # Some network file systems lock no folders.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def tidy(folder: Path) -> None:
     """Remove what killed writers of files left; for a folder that nobody else writes to."""
     for path in folder.glob(".*"):
-        if _UNFINISHED.fullmatch(path.name):
+        if unfinished(path.name):
             path.unlink()
+
+
+def unfinished(name: str) -> bool:
+    """Whether a file has a name that a writer gives it until it is whole."""
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 def read(path: Path) -> bytes:

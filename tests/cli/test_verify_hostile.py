@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dp_risk.cli import artefacts, manifest
+from dp_risk.cli import artefacts, evidence, manifest
 from dp_risk.cli.verify import verify
+from dp_risk.federation import files
 from dp_risk.privacy import keys, run_statement
+from dp_risk.privacy.accounting import Event
 from dp_risk.privacy.entries import CONTEXT
+from dp_risk.privacy.ledger import Ledger
 from dp_risk.privacy.release import canonical
+from dp_risk.privacy.schedule import Purpose
 from dp_risk.types import VerificationError
+from tests.federation import policy
 
 from .conftest import Run
 from .test_evidence import STRANGER, edited, folder, made, read
@@ -198,3 +208,214 @@ def test_a_comparison_that_was_killed_leaves_no_half_folder(
     said = run("report", "--compare", folder, other, "--out", out)
     assert said.code == 0, said.err
     assert run("verify", out).code == 0
+
+
+def deep(folder: Path) -> None:
+    place = folder
+    for _ in range(30):
+        place = place / "a"
+        place.mkdir()
+
+
+def huge_manifest(folder: Path) -> None:
+    os.truncate(folder / "manifest.json", 20 << 30)
+
+
+def huge_page(folder: Path) -> None:
+    os.truncate(folder / "report.html", 200 << 30)
+
+
+def many_large(folder: Path) -> None:
+    for number in range(5):
+        path = folder / f"{number}.safetensors"
+        path.touch()
+        os.truncate(path, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (deep, "nest deeper than 20"),
+        (huge_manifest, "manifest.json: larger than"),
+        (huge_page, "report.html: larger than"),
+        (many_large, ".safetensors: larger than"),
+    ],
+)
+def test_what_is_too_large_is_one_line_before_it_is_read(
+    run: Run, folder: Path, make: Callable[[Path], None], named: str
+) -> None:
+    make(folder)
+    for verb in ("verify", "report"):
+        said = run(verb, folder)
+        assert (said.code, said.out) == (5, "")
+        assert named in said.line
+
+
+@pytest.mark.parametrize("name", ["ledgers", "report.html", "manifest.json", "hidden", "."])
+def test_what_cannot_be_read_is_one_line(folder: Path, name: str) -> None:
+    """As a user who is not root, where the tests are root's."""
+    (folder / "hidden").mkdir()
+    child = multiprocessing.get_context("fork").Process(target=_as_nobody, args=(folder, name))
+    child.start()
+    child.join()
+    (folder / name).chmod(0o755)
+    assert child.exitcode == 5
+
+
+def _as_nobody(folder: Path, name: str) -> None:
+    # From inside: others may not pass the folders above.
+    os.chdir(folder)
+    (folder / name).chmod(0)
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    try:
+        verify(Path(), None)
+    except VerificationError as error:
+        sys.exit(5 if str(error).endswith(": Permission denied") else 1)
+
+
+def charged(folder: Path, ledger: Path, event: Event, rounds: int, *, lines: int = 1) -> None:
+    """Let a site of its own making charge an event, and the record say so."""
+    record = read(folder / "run.json")
+    row, path = record["sites"][0], folder / "ledgers" / "site-00.json"
+    account = replace(
+        policy(lifetime_epsilon=1e9).account, dataset=record["dataset"], delta=record["delta"],
+        unit=record["unit"], partition={"column of ids": "a" * 64},
+    )  # fmt: skip
+    books = Ledger.open(ledger, account, key=OTHER)
+    schedule = [
+        Purpose(name=f"training-{n}", split="train", event=event, rounds=rounds)
+        for n in range(lines)
+    ]
+    books.reserve(run=record["run"], plan_digest=record["plan"], schedule=tuple(schedule))
+    books.close(record["run"])
+    made = run_statement.make(books, site="site-00", run=record["run"])
+    assert made is not None
+    path.write_text(json.dumps({**read(path), **made}))
+    row |= {
+        "key": keys.public_hex(OTHER),
+        "statement": made["statement"],
+        "ledger_signature": keys.sign(OTHER, CONTEXT, row["ledger_head"].encode()),
+    }
+    record["charges"] = [
+        {"purpose": line.name, "split": line.split, "event_json": line.total.to_dict()}
+        for line in schedule
+    ]
+    (folder / "run.json").write_text(json.dumps(record))
+    manifest.sign(folder, STRANGER)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "rounds", "lines"),
+    [
+        (0.05, 0.01, 10**6, 1),
+        (0.01, 0.5, 1000, 1),
+        (0.1, 0.5, 10**6, 1),
+        (1e4, 0.5, 10**7, 1),
+        (1.0, 0.5, 10, 2),
+        (1.0, 1.0, 10, 7),
+    ],
+)
+def test_what_no_plan_charges_is_not_priced(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    noise: float,
+    rate: float,
+    rounds: int,
+    lines: int,
+) -> None:
+    event = Event(noise_multiplier=noise, sampling_rate=rate)
+    charged(folder, tmp_path / "ledger.sqlite", event, rounds, lines=lines)
+
+    def slow(*_: object) -> None:
+        raise AssertionError("priced")
+
+    monkeypatch.setattr(evidence, "costs", slow)
+    monkeypatch.setattr(evidence, "epsilon", slow)
+    with pytest.raises(VerificationError, match="its charges are none that a plan can have"):
+        verify(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "rounds"), [(0.3, 0.01, 1000), (1.0, 1e-3, 10**6), (0.01, 1.0, 10**7)]
+)
+def test_what_a_plan_may_charge_is_priced(noise: float, rate: float, rounds: int) -> None:
+    event = Event(noise_multiplier=noise, sampling_rate=rate)
+    planned.check_price([Purpose(name="training", split="train", event=event, rounds=rounds)])
+
+
+def test_charges_that_differ_are_not_priced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged(folder, tmp_path / "ledger.sqlite", Event(noise_multiplier=1.0), 3)
+    edited("run.json", lambda r: r["charges"].pop())(folder)
+    manifest.sign(folder, STRANGER)
+    monkeypatch.setattr(evidence, "costs", lambda *_: pytest.fail("priced"))
+    with pytest.raises(VerificationError, match="other charges than"):
+        verify(folder, None)
+
+
+@pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
+def test_a_check_that_cannot_end_is_one_line(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def ends(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(evidence, "costs", ends)
+    said = run("verify", folder)
+    assert (said.code, said.out) == (5, "")
+    assert said.line.endswith(f"run.json: does not hold: not well formed ({error.__name__})")
+
+
+def test_what_a_killed_writer_left_is_called_unfinished(run: Run, folder: Path) -> None:
+    (folder / ".report.html.0123456789abcdef").write_text("half")
+    said = run("verify", folder)
+    assert said.code == 5
+    assert said.line.endswith(".report.html.0123456789abcdef: unfinished: run dp-risk report again")
+
+
+def test_a_report_waits_for_another(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other is writing is there until it is done."""
+    half, entered = folder / ".report.html.0123456789abcdef", threading.Event()
+    tidied, said = files.tidy, []
+
+    def tidy(place: Path) -> None:
+        entered.set()
+        tidied(place)
+
+    monkeypatch.setattr(files, "tidy", tidy)
+    with files.held(folder):
+        half.write_text("half")
+        other = threading.Thread(target=lambda: said.append(run("report", folder)))
+        other.start()
+        assert not entered.wait(1.0)
+        half.unlink()
+    other.join()
+    assert entered.is_set()
+    assert said[0].code == 0, said[0].err
+
+
+def test_a_report_of_no_folder_is_one_line(run: Run, tmp_path: Path) -> None:
+    said = run("report", tmp_path / "none")
+    assert (said.code, said.out) == (2, "")
+    assert said.line
+
+
+def test_a_full_disk_leaves_no_folder_of_a_comparison(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, out = shutil.copytree(folder, tmp_path / "other"), tmp_path / "both"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    manifest.signing_key()
+    monkeypatch.setattr(os, "fsync", full)
+    said = run("report", "--compare", folder, other, "--out", out)
+    assert said.code == 1
+    assert "No space left" in said.line
+    assert not out.exists()
