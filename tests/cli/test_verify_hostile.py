@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dp_risk.cli import artefacts, evidence, manifest
+from dp_risk.cli import artefacts, evidence, manifest, planned
 from dp_risk.cli.verify import verify
 from dp_risk.federation import files
 from dp_risk.privacy import keys, run_statement
