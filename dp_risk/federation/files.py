@@ -71,6 +71,8 @@ def held(folder: Path) -> Iterator[None]:
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise ConfigurationError(f"no such folder: {folder}") from None
     except OSError as error:
         raise ConfigurationError(f"{folder}: {error.strerror}") from None
     try:
