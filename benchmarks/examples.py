@@ -67,7 +67,7 @@ def falsified(place: Path) -> Path:
     (defect,) = (one for one in DEFECTS if one.name == DEFECT)
     with pytest.MonkeyPatch.context() as patch:
         defect.plant(patch)
-        overrides = ("privacy.epsilon=2", "audit=quick", *defect.overrides)
+        overrides = ("privacy.epsilon=2", "audit=quick", "audit.seconds=20", *defect.overrides)
         return audited(place, "falsified", *overrides, expected=5)
 
 
