@@ -215,6 +215,11 @@ def _report(folder: Path, notes: Notes) -> None:
         notes.holds("report.json holds against its own signature")
     else:
         notes.missing("report.json: it has no signature of its own, as older programs wrote it")
+    if artefacts.FILES not in report and report["kind"] != COMPARISON:
+        notes.missing(
+            "whether record and model are those that report.json was signed with: it names no "
+            "digests, as older programs wrote it"
+        )
     if report["kind"] == COMPARISON and any((folder / n).exists() for n in (_RUN, _AUDITED)):
         raise VerificationError("of a comparison, in the folder of a run")
     if (report["schema_version"] < NEWEST or artefacts.SIGNATURE not in report) and _stated(folder):
