@@ -105,5 +105,8 @@ def test_a_planted_defect_exits_5_and_is_named_on_the_last_line(
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert found["verdict"] == "falsified"
     assert "noise_std" in {check["name"] for check in found["checks"] if not check["passed"]}
-    # What falsifies a claim is signed like any other result.
-    assert run("verify", "out").code == 0
+    # What falsifies a claim is signed like any other result, and stays what it is.
+    again = run("verify", "out")
+    assert again.code == 5
+    assert "figures of report.html are those of report.json" in again.out
+    assert again.line.startswith("dp-risk: claim falsified: ")
