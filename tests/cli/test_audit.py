@@ -108,5 +108,5 @@ def test_a_planted_defect_exits_5_and_is_named_on_the_last_line(
     # What falsifies a claim is signed like any other result, and stays what it is.
     again = run("verify", "out")
     assert again.code == 5
-    assert "figures of report.html are those of report.json" in again.out
+    assert "report.json holds against its own signature" in again.out
     assert again.line.startswith("dp-risk: claim falsified: ")
